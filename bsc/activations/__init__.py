@@ -1,0 +1,1 @@
+"""What goes in and out of a hooked module: extraction and the store."""

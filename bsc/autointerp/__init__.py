@@ -1,0 +1,1 @@
+"""Automatic interpretation: windows, explanations, scores and their controls."""

@@ -1,0 +1,1 @@
+"""What turns a latent's windows into a sentence."""

@@ -1,0 +1,1 @@
+"""What asks whether a sentence predicts where a latent fires."""

@@ -1,0 +1,1 @@
+"""Sparse coders, their binarisers and the kernels under them."""

@@ -1,0 +1,1 @@
+"""Binarisers, one file each; `registry` knows them all without importing torch."""

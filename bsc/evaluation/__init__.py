@@ -1,0 +1,1 @@
+"""How good a coder is: cross-entropy, FVU, frequencies, and the intervals of them."""

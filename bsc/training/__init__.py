@@ -1,0 +1,1 @@
+"""Training a coder: loop, optimisers, schedules, checkpoints."""
