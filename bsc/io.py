@@ -125,7 +125,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str,
         if all(isinstance(tensor, np.ndarray) for tensor in tensors.values()):
             from safetensors.numpy import save_file
 
-            save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, temporary, dict(metadata or {}))
+            save_file(
+                {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()},
+                temporary,
+                dict(metadata or {}),
+            )
         else:
             from safetensors.torch import save_file as save_torch
 
@@ -145,7 +149,9 @@ def read_tensors(path: Path, *, device: str = "cpu") -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError("no such file", where=str(path), fix="run the stage that makes it first") from error
     except SafetensorError as error:
-        raise CorruptFile(f"not a readable safetensors file ({error})", where=str(path), fix="delete it and run again") from error
+        raise CorruptFile(
+            f"not a readable safetensors file ({error})", where=str(path), fix="delete it and run again"
+        ) from error
 
 
 def sha256(path: Path) -> str:
@@ -168,7 +174,9 @@ def check(path: Path, recorded: Mapping[str, Any]) -> None:
     if not path.exists():
         raise CorruptFile("the file is missing", where=str(path), fix="run again: it is made anew")
     if path.stat().st_size != recorded["bytes"]:
-        raise CorruptFile(f"{path.stat().st_size} bytes where {recorded['bytes']} were written", where=str(path), fix=fix)
+        raise CorruptFile(
+            f"{path.stat().st_size} bytes where {recorded['bytes']} were written", where=str(path), fix=fix
+        )
     if sha256(path) != recorded["sha256"]:
         raise CorruptFile("its bytes are not those that were written (SHA-256 differs)", where=str(path), fix=fix)
 

@@ -16,7 +16,18 @@ from typing import Any
 
 CARRIERS = frozenset(
     f"bsc{name}"
-    for name in ("", ".cli", ".config", ".errors", ".paths", ".progress", ".spec", ".stages", ".coders.binarisers.registry", ".figures.registry")
+    for name in (
+        "",
+        ".cli",
+        ".config",
+        ".errors",
+        ".paths",
+        ".progress",
+        ".spec",
+        ".stages",
+        ".coders.binarisers.registry",
+        ".figures.registry",
+    )
 )
 """Modules whose text is no part of any fingerprint."""
 

@@ -1,0 +1,31 @@
+"""Which device a stage computes on, and in which precision its products are fast there."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def device() -> "torch.device":
+    """The GPU if this process sees one, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def has_fast_bfloat16(where: "torch.device") -> bool:
+    """Whether bfloat16 products are computed by the hardware (AVX512-bf16, AMX or a GPU that knows them) and not emulated."""
+    import torch
+
+    if where.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def resolve_dtype(name: str, where: "torch.device") -> "torch.dtype":
+    """The precision of products that a config's `dtype` means on a device: `auto` is bfloat16 where it is fast."""
+    import torch
+
+    if name == "auto":
+        return torch.bfloat16 if has_fast_bfloat16(where) else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
