@@ -50,9 +50,7 @@ class Model(_Strict):
         if kind == "hub" and not self.revision:
             raise ValueError("a hub model needs `revision`, a commit or a tag, so that it is the same tomorrow")
         if kind == "pypi" and not (self.file and self.sha256 and "==" in rest):
-            raise ValueError(
-                "a pypi model needs a pinned PACKAGE==VERSION, `file` (the GGUF in the wheel) and its `sha256`"
-            )
+            raise ValueError("a pypi model needs a pinned PACKAGE==VERSION, `file` (the GGUF in the wheel) and its `sha256`")
         if kind != "hub" and self.revision:
             raise ValueError("`revision` belongs to hub models only")
         if kind != "pypi" and (self.file or self.sha256):
@@ -167,8 +165,10 @@ class Evaluation(_Strict):
 
 
 class Explainer(_Strict):
-    """The n-gram explainer: patterns of at most `length` tokens, at most `patterns` of them, each right at least
-    `precision` of the times that it matches in the explanation half."""
+    """The n-gram explainer.
+
+    At most `patterns` patterns of at most `length` tokens, each right at least `precision` of the times that it matches.
+    """
 
     kind: Literal["ngram"] = "ngram"
     length: Annotated[int, Field(ge=1, le=8)] = 3
@@ -334,9 +334,7 @@ def _faults_of_amounts(config: Config) -> Iterator[Fault]:
             f"{config.autointerp.window} does not divide `corpus.context` = {corpus.context}",
         )
     windows = splits.interpretation // corpus.context * (corpus.context // config.autointerp.window)
-    wanted = 2 * max(
-        config.autointerp.explanation_windows, config.autointerp.test_firing + config.autointerp.test_silent
-    )
+    wanted = 2 * max(config.autointerp.explanation_windows, config.autointerp.test_firing + config.autointerp.test_silent)
     if windows < wanted:
         yield (
             ("corpus", "splits", "interpretation"),
@@ -479,9 +477,7 @@ def load(files: list[Path], merged: Mapping[str, Any] | None = None, *, root: Pa
             return config
     messages = [f"{lines.where(at)}: `{'.'.join(map(str, at)) or 'config'}`: {message}" for at, message in faults]
     count = f"{len(faults)} faults" if len(faults) > 1 else "a fault"
-    raise UserError(
-        f"{count} in the config\n  " + "\n  ".join(messages), fix="mend them; config/README.md explains each key"
-    )
+    raise UserError(f"{count} in the config\n  " + "\n  ".join(messages), fix="mend them; config/README.md explains each key")
 
 
 def _update(base: dict[str, Any], update: Mapping[str, Any]) -> None:

@@ -174,9 +174,7 @@ def check(path: Path, recorded: Mapping[str, Any]) -> None:
     if not path.exists():
         raise CorruptFile("the file is missing", where=str(path), fix="run again: it is made anew")
     if path.stat().st_size != recorded["bytes"]:
-        raise CorruptFile(
-            f"{path.stat().st_size} bytes where {recorded['bytes']} were written", where=str(path), fix=fix
-        )
+        raise CorruptFile(f"{path.stat().st_size} bytes where {recorded['bytes']} were written", where=str(path), fix=fix)
     if sha256(path) != recorded["sha256"]:
         raise CorruptFile("its bytes are not those that were written (SHA-256 differs)", where=str(path), fix=fix)
 

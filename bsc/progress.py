@@ -3,6 +3,7 @@
 import sys
 import time
 from types import TracebackType
+from typing import Any
 
 LINE_SECONDS = 10.0
 
@@ -16,7 +17,7 @@ class Progress:
     def __init__(self, label: str, total: int, unit: str, *, done: int = 0) -> None:
         self.label, self.total, self.unit = label, total, unit
         self.done, self._resumed_at, self.note = done, done, ""
-        self._bar = None
+        self._bar: Any = None
         self._begun = self._shown = time.monotonic()
 
     def __enter__(self) -> "Progress":
@@ -28,9 +29,7 @@ class Progress:
             )
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.close()
         elif kind is None:
@@ -52,5 +51,5 @@ class Progress:
         left = (self.total - self.done) / rate if rate > 0 else float("inf")
         share = 100 * self.done / max(self.total, 1)
         note = f", {self.note}" if self.note else ""
-        text = f"{self.label}: {self.done:,}/{self.total:,} {self.unit} ({share:.0f}%), {rate:,.0f} {self.unit}/s, {left:.0f} s left{note}"
-        print(text, file=sys.stderr, flush=True)
+        counts = f"{self.done:,}/{self.total:,} {self.unit} ({share:.0f}%), {rate:,.0f} {self.unit}/s"
+        print(f"{self.label}: {counts}, {left:.0f} s left{note}", file=sys.stderr, flush=True)

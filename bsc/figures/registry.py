@@ -44,9 +44,7 @@ def one_continuous(coders: Sequence[CoderId]) -> list[CoderId]:
 
 def one_binary(coders: Sequence[CoderId]) -> list[CoderId]:
     """The first binary coder at the largest k, `binary-topk` if there is one."""
-    return _first(
-        coders, ("binary-topk", "binary-topk-exact", "binary-groupmax", "gumbel", "reinmax", "binary-threshold")
-    )
+    return _first(coders, ("binary-topk", "binary-topk-exact", "binary-groupmax", "gumbel", "reinmax", "binary-threshold"))
 
 
 def _first(coders: Sequence[CoderId], order: tuple[str, ...]) -> list[CoderId]:

@@ -36,7 +36,7 @@ class Entry:
 
 
 _STE: tuple[str, ...] = ("sigmoid", "rectangle", "identity", "power")
-_BINARY = {"ste": _STE, "temperature": 2.0, "threshold": 0.004}
+_BINARY: dict[str, Option] = {"ste": _STE, "temperature": 2.0, "threshold": 0.004}
 
 REGISTRY: dict[str, Entry] = {
     "topk": Entry("topk:TopK", "TopK", continuous=True),
