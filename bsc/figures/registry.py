@@ -23,6 +23,11 @@ class Figure:
     joint: bool = False
     latex: bool = False
 
+    def files(self, name: str) -> list[str]:
+        """What it writes under the results folder, when its name is `name`; the CSV holds the numbers that it shows."""
+        endings = ("pdf", "png", "csv") if self.kind == "figure" else ("csv", "tex") if self.latex else ("csv",)
+        return [f"{self.kind}s/{name}.{ending}" for ending in endings]
+
 
 def everything(coders: Sequence[CoderId]) -> list[CoderId]:
     """Every coder of the grid."""

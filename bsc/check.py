@@ -1,0 +1,33 @@
+"""`bsc check`: is a config whole and consistent, and what does it ask for?"""
+
+from collections import Counter
+from pathlib import Path
+
+from bsc.config import Config, load
+
+
+def report(files: list[Path]) -> str:
+    """What a config asks for, in lines to print. Raises UserError with every fault when it has any."""
+    from bsc.activations.disk import describe_disk
+
+    config = load(files)
+    names = ", ".join(map(str, files))
+    return "\n".join([f"{names}: no faults", *_models(config), _grid(config), describe_disk(config)])
+
+
+def _models(config: Config) -> list[str]:
+    return [
+        f"model {name}: {model.source}, {model.layers} layers of width {model.width}, hooked at {', '.join(model.hookpoints)}; "
+        f"coders have {config.latents(name):,} latents"
+        for name, model in config.models.items()
+    ]
+
+
+def _grid(config: Config) -> str:
+    kinds = Counter((coder.architecture, coder.binariser) for coder in config.coder_ids)
+    listed = ", ".join(f"{count} {architecture} {binariser}" for (architecture, binariser), count in sorted(kinds.items()))
+    training = config.training
+    return (
+        f"coders: {len(config.coder_ids)} ({listed}), each trained on {training.tokens:,} tokens "
+        f"in {training.tokens // training.batch_tokens:,} steps"
+    )

@@ -1,0 +1,243 @@
+"""The command line: `bsc STAGE ...`, one subcommand a stage, and no logic.
+
+Nothing heavy is imported before a stage is chosen, so `bsc --help` answers at once.
+"""
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TextIO
+
+from bsc.errors import UserError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage as a command. code: `module:function`; spec: its model in `bsc.stages`; inputs: its flags, with their help.
+
+    An input's flag is its name; `parameter` is what the function calls it, `many` that it takes several paths.
+    """
+
+    help: str
+    code: str
+    spec: str
+    inputs: tuple["Input", ...] = ()
+    output: str = "folder to write"
+
+
+@dataclass(frozen=True)
+class Input:
+    """A flag that takes one path, or several."""
+
+    flag: str
+    help: str
+    parameter: str = ""
+    many: bool = False
+
+
+_MODEL = Input("model", "model folder, as `bsc model` wrote it")
+_TOKENS = Input("tokens", "tokens folder, as `bsc tokens` wrote it")
+_BASELINE = Input("baseline", "baseline folder, as `bsc baseline` wrote it")
+_LATENTS = Input("latents", "latents folder, as `bsc latents` wrote it")
+_ACTIVATIONS = Input("activations", "index of a hookpoint's activations (JSON), as `bsc index` wrote it", "index")
+
+STAGES: dict[str, Stage] = {
+    "model": Stage("fetch a language model and keep it as safetensors", "bsc.models.fetch:fetch_model", "ModelSpec"),
+    "tokens": Stage("cut text into contexts of tokens, by split", "bsc.corpus.tokens:make_tokens", "TokensSpec", (_MODEL,)),
+    "activations": Stage(
+        "write what goes in and out of every hookpoint for one shard of contexts",
+        "bsc.activations.extract:extract",
+        "ActivationsSpec",
+        (_MODEL, _TOKENS),
+    ),
+    "train": Stage("train one coder", "bsc.training.train:train", "CoderSpec", (_ACTIVATIONS,)),
+    "baseline": Stage(
+        "cross-entropy of the unspliced model", "bsc.evaluation.baseline:baseline", "EvaluationSpec", (_MODEL, _TOKENS)
+    ),
+    "references": Stage(
+        "cross-entropy with hooked modules put to zero, and to their mean",
+        "bsc.evaluation.references:references",
+        "EvaluationSpec",
+        (_MODEL, _TOKENS, _BASELINE),
+    ),
+    "evaluate": Stage(
+        "cross-entropy with coders spliced in, FVU and firing frequencies",
+        "bsc.evaluation.evaluate:evaluate",
+        "EvaluationSpec",
+        (_MODEL, _TOKENS, _BASELINE, Input("coders", "coder folders, one a hookpoint of the spec", many=True)),
+    ),
+    "latents": Stage(
+        "cache where each latent of a coder fires",
+        "bsc.autointerp.cache:cache_latents",
+        "LatentsSpec",
+        (Input("coder", "coder folder, as `bsc train` wrote it"), _ACTIVATIONS),
+    ),
+    "explain": Stage(
+        "explain latents from their windows", "bsc.autointerp.explain:explain", "ExplainSpec", (_LATENTS, _TOKENS, _MODEL)
+    ),
+    "score": Stage(
+        "score explanations on windows that the explainer did not see",
+        "bsc.autointerp.score:score",
+        "ScoreSpec",
+        (_LATENTS, Input("explanations", "explanations folder, as `bsc explain` wrote it"), _TOKENS),
+    ),
+    "figure": Stage(
+        "draw a figure or write a table",
+        "bsc.figures.draw:draw",
+        "FigureSpec",
+        (Input("results", "the results folder"),),
+        "path to write, without its ending",
+    ),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    top = argparse.ArgumentParser(
+        prog="bsc",
+        description="Sparse coders for interpreting language models. The workflow calls one subcommand a stage; "
+        "each can be called by hand just as well.",
+    )
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    for name, stage in STAGES.items():
+        command = _command(commands, name, stage.help)
+        command.add_argument("--spec", required=True, metavar="JSON", help=f"what to do: the fields of bsc.stages.{stage.spec}")
+        for item in stage.inputs:
+            command.add_argument(
+                f"--{item.flag}", required=True, type=Path, metavar="PATH", help=item.help, nargs="+" if item.many else None
+            )
+        command.add_argument("--output", required=True, type=Path, metavar="PATH", help=stage.output)
+        command.add_argument("--log", type=Path, metavar="PATH", help="file that gets what is reported, beside the terminal")
+        if name == "train":
+            command.add_argument(
+                "--checkpoint-seconds", type=float, default=300.0, metavar="SECONDS", help="time between checkpoints (300)"
+            )
+        command.set_defaults(run=_run_stage, stage=name)
+    _add_index(commands)
+    _add_check(commands)
+    _add_export(commands)
+    top.set_defaults(log=None)
+    return top
+
+
+def _command(commands: Any, name: str, help_text: str) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = commands.add_parser(name, help=help_text, description=f"{help_text.capitalize()}.")
+    return made
+
+
+def _add_index(commands: Any) -> None:
+    command = _command(commands, "index", "list the shards of a hookpoint's activations, with their checksums")
+    command.add_argument("--shards", required=True, type=Path, nargs="+", metavar="PATH", help="shard files, in order")
+    command.add_argument("--context", required=True, type=int, metavar="TOKENS", help="tokens in a context")
+    command.add_argument("--output", required=True, type=Path, metavar="PATH", help="index to write (JSON)")
+    command.add_argument("--log", type=Path, metavar="PATH", help="file that gets what is reported, beside the terminal")
+    command.set_defaults(run=_run_index)
+
+
+def _add_check(commands: Any) -> None:
+    command = _command(commands, "check", "check a config and say what it asks for, before anything runs")
+    command.add_argument(
+        "config", type=Path, nargs="*", default=[Path("config/config.yaml")], help="YAML files (config/config.yaml)"
+    )
+    command.set_defaults(run=_run_check)
+
+
+def _add_export(commands: Any) -> None:
+    command = _command(commands, "export", "write a coder in the format of another library")
+    command.add_argument("coder", type=Path, help="coder folder")
+    command.add_argument("output", type=Path, help="folder to write")
+    command.add_argument("--to", required=True, choices=["sparsify"], help="the library: EleutherAI's sparsify")
+    command.set_defaults(run=_run_export)
+
+
+def _load(code: str) -> Callable[..., Any]:
+    module, _, name = code.partition(":")
+    function: Callable[..., Any] = getattr(import_module(module), name)
+    return function
+
+
+def _run_stage(arguments: argparse.Namespace) -> None:
+    from pydantic import ValidationError
+
+    import bsc.stages
+
+    stage = STAGES[arguments.stage]
+    try:
+        spec = getattr(bsc.stages, stage.spec).model_validate_json(arguments.spec)
+    except ValidationError as error:
+        raise UserError(f"not a {stage.spec}: {error}", where="--spec", fix="copy the rule's shell line whole") from error
+    inputs = {item.parameter or item.flag: getattr(arguments, item.flag) for item in stage.inputs}
+    if arguments.stage == "train":
+        inputs["checkpoint_seconds"] = arguments.checkpoint_seconds
+    _load(stage.code)(spec, **inputs, output=arguments.output)
+
+
+def _run_index(arguments: argparse.Namespace) -> None:
+    _load("bsc.activations.index:write_index")(arguments.shards, arguments.context, arguments.output)
+
+
+def _run_check(arguments: argparse.Namespace) -> None:
+    from bsc.check import report
+
+    print(report(arguments.config))
+
+
+def _run_export(arguments: argparse.Namespace) -> None:
+    _load("bsc.coders.export:export_sparsify")(arguments.coder, arguments.output)
+
+
+class _Tee:
+    """A stderr that writes to a log file too. It is no terminal: several jobs may share the real one."""
+
+    def __init__(self, stream: TextIO, file: TextIO) -> None:
+        self._stream, self._file = stream, file
+
+    def write(self, text: str) -> int:
+        self._file.write(text)
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        self._file.flush()
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return False
+
+
+@contextmanager
+def _logged(path: Path | None) -> Iterator[None]:
+    if path is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", buffering=1) as file, redirect_stderr(_Tee(sys.stderr, file)):
+        try:
+            yield
+        except Exception:
+            traceback.print_exc()
+            raise SystemExit(1) from None
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    try:
+        chosen.run(chosen)
+    except UserError as error:
+        print(f"bsc: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns 0, or 1 after printing an error that the user can mend."""
+    chosen = parser().parse_args(arguments)
+    with _logged(chosen.log):
+        return _run(chosen)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

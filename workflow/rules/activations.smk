@@ -1,0 +1,54 @@
+for name, hooked in plan.config.models.items():
+
+    rule:
+        """One shard of activations: every hookpoint of a model in one forward pass."""
+        name:
+            f"activations_{name}"
+        input:
+            model=at(paths.MODEL, file="manifest.json", model=name),
+            tokens=at(paths.TOKENS, file="{{split}}.safetensors", model=name),
+        output:
+            [
+                at(paths.SHARD, model=name, split="{split}", shard="{shard}", hookpoint=hookpoint)
+                for hookpoint in hooked.hookpoints
+            ],
+        params:
+            **spec(lambda w, name=name: plan.activations(name, w.split, int(w.shard))),
+            model=at(paths.MODEL, model=name),
+            tokens=at(paths.TOKENS, model=name),
+            output=lambda w, output: Path(output[0]).parent,
+        log:
+            log_of(f"activations/{name}/{{split}}/shard{{shard}}"),
+        benchmark:
+            benchmark_of(f"activations/{name}/{{split}}/shard{{shard}}")
+        threads: 2
+        resources:
+            mem_mb=grown(8_000),
+            runtime=grown(240),
+            gpus=1,
+        shell:
+            "bsc activations --spec {params.spec:q} --model {params.model:q} --tokens {params.tokens:q}"
+            " --output {params.output:q} --log {log:q}"
+
+
+rule index:
+    """List a hookpoint's shards with their checksums; what reads activations takes this."""
+    input:
+        lambda w: [
+            at(paths.SHARD, model=w.model, split=w.split, shard=shard, hookpoint=w.hookpoint)
+            for shard in range(plan.shards(w.split))
+        ],
+    output:
+        at(paths.INDEX),
+    params:
+        context=plan.config.corpus.context,
+    log:
+        log_of(paths.INDEX.removesuffix(".json")),
+    benchmark:
+        benchmark_of(paths.INDEX.removesuffix(".json"))
+    threads: 1
+    resources:
+        mem_mb=grown(2_000),
+        runtime=grown(120),
+    shell:
+        "bsc index --shards {input:q} --context {params.context} --output {output:q} --log {log:q}"

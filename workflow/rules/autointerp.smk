@@ -1,0 +1,82 @@
+rule latents:
+    """Cache where each latent of a coder (or of a control made of it) fires."""
+    input:
+        coder=at(paths.CODERS, file="manifest.json"),
+        index=lambda w: ancient(at(paths.INDEX, model=w.model, split="interpretation", hookpoint=w.hookpoint)),
+    output:
+        [
+            at(paths.LATENTS, file=file)
+            for file in ("manifest.json", "latents.safetensors", "counts.parquet", "metrics.json")
+        ],
+    params:
+        **spec(lambda w: plan.latents(coder_of(w), w.variant)),
+        coder=at(paths.CODERS),
+        output=at(paths.LATENTS),
+    log:
+        log_of(paths.LATENTS),
+    benchmark:
+        benchmark_of(paths.LATENTS)
+    threads: 1
+    resources:
+        mem_mb=grown(8_000),
+        runtime=grown(240),
+        gpus=1,
+    shell:
+        "bsc latents --spec {params.spec:q} --coder {params.coder:q} --activations {input.index:q}"
+        " --output {params.output:q} --log {log:q}"
+
+
+rule explain:
+    """Explain a coder's latents from windows of the explanation half."""
+    input:
+        latents=at(paths.LATENTS, file="manifest.json"),
+        tokens=at(paths.TOKENS, file="interpretation.safetensors"),
+    output:
+        [at(paths.EXPLANATIONS, file=file) for file in ("manifest.json", "explanations.parquet")],
+    params:
+        **spec(lambda w: plan.explanations(coder_of(w), w.variant)),
+        latents=at(paths.LATENTS),
+        tokens=at(paths.TOKENS),
+        model=at(paths.MODEL),
+        output=at(paths.EXPLANATIONS),
+    log:
+        log_of(paths.EXPLANATIONS),
+    benchmark:
+        benchmark_of(paths.EXPLANATIONS)
+    threads: 1
+    resources:
+        mem_mb=grown(4_000),
+        runtime=grown(240),
+    shell:
+        "bsc explain --spec {params.spec:q} --latents {params.latents:q} --tokens {params.tokens:q}"
+        " --model {params.model:q} --output {params.output:q} --log {log:q}"
+
+
+rule score:
+    """Score explanations on windows of the test half."""
+    input:
+        explanations=at(paths.EXPLANATIONS, file="manifest.json"),
+        latents=at(paths.LATENTS, file="manifest.json"),
+        tokens=at(paths.TOKENS, file="interpretation.safetensors"),
+    output:
+        [
+            at(paths.SCORES, file=file)
+            for file in ("manifest.json", "scores.parquet", "answers.parquet", "summary.json")
+        ],
+    params:
+        **spec(lambda w: plan.scores(coder_of(w), w.variant)),
+        latents=at(paths.LATENTS),
+        explanations=at(paths.EXPLANATIONS),
+        tokens=at(paths.TOKENS),
+        output=at(paths.SCORES),
+    log:
+        log_of(paths.SCORES),
+    benchmark:
+        benchmark_of(paths.SCORES)
+    threads: 1
+    resources:
+        mem_mb=grown(4_000),
+        runtime=grown(240),
+    shell:
+        "bsc score --spec {params.spec:q} --latents {params.latents:q} --explanations {params.explanations:q}"
+        " --tokens {params.tokens:q} --output {params.output:q} --log {log:q}"

@@ -1,0 +1,21 @@
+rule train:
+    """Train one coder."""
+    input:
+        # The digest in `code` covers what the activations are; a shard rebuilt as it was retrains nothing.
+        index=lambda w: ancient(at(paths.INDEX, model=w.model, split="train", hookpoint=w.hookpoint)),
+    output:
+        [at(paths.CODERS, file=file) for file in ("manifest.json", "coder.safetensors", "config.json", "log.parquet")],
+    params:
+        **spec(lambda w: plan.coder(coder_of(w))),
+        output=at(paths.CODERS),
+    log:
+        log_of(paths.CODERS),
+    benchmark:
+        benchmark_of(paths.CODERS)
+    threads: 1
+    resources:
+        mem_mb=grown(8_000),
+        runtime=grown(24 * 60),
+        gpus=1,
+    shell:
+        "bsc train --spec {params.spec:q} --activations {input.index:q} --output {params.output:q} --log {log:q}"

@@ -1,0 +1,67 @@
+"""The config, checked, and the helpers that every rule uses."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(workflow.basedir)))
+
+from snakemake.exceptions import WorkflowError
+
+from bsc import config as bsc_config, paths
+from bsc.activations.disk import check_disk
+from bsc.errors import UserError
+from bsc.figures.registry import FIGURES
+from bsc.paths import CoderId
+from bsc.stages import Plan
+
+try:
+    plan = Plan(bsc_config.load([Path(file) for file in workflow.configfiles], config))
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+results = plan.config.results
+
+
+wildcard_constraints:
+    **paths.CONSTRAINTS,
+
+
+onstart:
+    try:
+        print(check_disk(plan.config, Path(results)), file=sys.stderr)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def at(pattern, coder=None, *, file=None, **wildcards):
+    """A path under the results folder: a pattern of bsc.paths, with wildcards filled in (all, or none to leave them)."""
+    path = f"{results}/{pattern}" + (f"/{file}" if file else "")
+    if coder is not None:
+        return path.format(**vars(coder), **wildcards)
+    return path.format(**wildcards) if wildcards else path
+
+
+def coder_of(wildcards):
+    """The coder that a job's wildcards name."""
+    w = wildcards
+    return CoderId(w.model, w.hookpoint, w.architecture, w.binariser, int(w.k), int(w.seed))
+
+
+def spec(stage):
+    """A rule's `spec` and `code` parameters from a function of its wildcards that gives its stage."""
+    return {"spec": lambda wildcards: stage(wildcards).json, "code": lambda wildcards: stage(wildcards).digest}
+
+
+def log_of(pattern):
+    """Where a rule's log goes."""
+    return f"{results}/logs/{pattern}.log"
+
+
+def benchmark_of(pattern):
+    """Where a rule's time and memory are recorded."""
+    return f"{results}/benchmarks/{pattern}.tsv"
+
+
+def grown(amount):
+    """A resource that is doubled at each new attempt at a job."""
+    return lambda wildcards, attempt: amount * 2 ** (attempt - 1)

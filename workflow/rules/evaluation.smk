@@ -1,0 +1,80 @@
+rule baseline:
+    """Cross-entropy of the unspliced model, once a model."""
+    input:
+        model=at(paths.MODEL, file="manifest.json"),
+        tokens=at(paths.TOKENS, file="evaluation.safetensors"),
+    output:
+        [at(paths.BASELINE, file=file) for file in ("metrics.json", "sequences.parquet")],
+    params:
+        **spec(lambda w: plan.baseline(w.model)),
+        model=at(paths.MODEL),
+        tokens=at(paths.TOKENS),
+        output=at(paths.BASELINE),
+    log:
+        log_of(paths.BASELINE),
+    benchmark:
+        benchmark_of(paths.BASELINE)
+    threads: 2
+    resources:
+        mem_mb=grown(8_000),
+        runtime=grown(240),
+        gpus=1,
+    shell:
+        "bsc baseline --spec {params.spec:q} --model {params.model:q} --tokens {params.tokens:q}"
+        " --output {params.output:q} --log {log:q}"
+
+
+rule references:
+    """Cross-entropy with a hooked module put to zero, and to its mean."""
+    input:
+        baseline=at(paths.BASELINE, file="metrics.json"),
+        tokens=at(paths.TOKENS, file="evaluation.safetensors"),
+    output:
+        [at(paths.REFERENCES, file=file) for file in ("metrics.json", "sequences.parquet")],
+    params:
+        **spec(lambda w: plan.references(w.model, w.hookpoint)),
+        model=at(paths.MODEL),
+        tokens=at(paths.TOKENS),
+        baseline=at(paths.BASELINE),
+        output=at(paths.REFERENCES),
+    log:
+        log_of(paths.REFERENCES),
+    benchmark:
+        benchmark_of(paths.REFERENCES)
+    threads: 2
+    resources:
+        mem_mb=grown(8_000),
+        runtime=grown(240),
+        gpus=1,
+    shell:
+        "bsc references --spec {params.spec:q} --model {params.model:q} --tokens {params.tokens:q}"
+        " --baseline {params.baseline:q} --output {params.output:q} --log {log:q}"
+
+
+rule evaluate:
+    """Cross-entropy with a coder spliced in (or, at `joint`, one at every hookpoint), FVU and frequencies."""
+    input:
+        baseline=at(paths.BASELINE, file="metrics.json"),
+        tokens=at(paths.TOKENS, file="evaluation.safetensors"),
+        coders=lambda w: [at(paths.CODERS, coder, file="manifest.json") for coder in plan.members(coder_of(w))],
+    output:
+        [at(paths.EVALUATION, file=file) for file in ("metrics.json", "sequences.parquet", "latents.parquet")],
+    params:
+        **spec(lambda w: plan.evaluation(coder_of(w))),
+        model=at(paths.MODEL),
+        tokens=at(paths.TOKENS),
+        baseline=at(paths.BASELINE),
+        coders=lambda w: [at(paths.CODERS, coder) for coder in plan.members(coder_of(w))],
+        output=at(paths.EVALUATION),
+    log:
+        log_of(paths.EVALUATION),
+    benchmark:
+        benchmark_of(paths.EVALUATION)
+    threads: 2
+    resources:
+        mem_mb=grown(8_000),
+        runtime=grown(240),
+        gpus=1,
+    shell:
+        "bsc evaluate --spec {params.spec:q} --model {params.model:q} --tokens {params.tokens:q}"
+        " --baseline {params.baseline:q} --coders {params.coders:q} --output {params.output:q} --log {log:q}"

@@ -1,0 +1,62 @@
+def figure_files():
+    """The files of every figure and table that this grid has coders for."""
+    drawn = [name for name in FIGURES if plan.figure_coders(name)]
+    return [f"{results}/{name}" for figure in drawn for name in FIGURES[figure].files(figure)]
+
+
+def figure_inputs(figure):
+    """The results that a figure reads."""
+    coders, needs = plan.figure_coders(figure), FIGURES[figure].needs
+    everything = coders + (plan.joint_coders if FIGURES[figure].joint else [])
+    hookpoints = sorted({(coder.model, coder.hookpoint) for coder in everything})
+    found = []
+    if "evaluation" in needs:
+        found += [at(paths.EVALUATION, coder, file="metrics.json") for coder in everything]
+    if "references" in needs:
+        found += [at(paths.REFERENCES, model=m, hookpoint=h, file="metrics.json") for m, h in hookpoints]
+    if "latents" in needs:
+        found += [at(paths.LATENTS, coder, variant="trained", file="manifest.json") for coder in coders]
+    if "explanations" in needs:
+        found += [at(paths.TOKENS, model=model, file="interpretation.safetensors") for model, _ in hookpoints]
+        found += [at(paths.EXPLANATIONS, coder, variant="trained", file="manifest.json") for coder in coders]
+    if "scores" in needs:
+        found += [
+            at(paths.SCORES, coder, variant=variant, file="manifest.json")
+            for coder in coders
+            for variant in plan.variants(coder)
+        ]
+    return found
+
+
+for figure, entry in FIGURES.items():
+
+    rule:
+        """Draw a figure, or write a table, from the results of the coders that it shows."""
+        name:
+            f"figure_{figure}"
+        input:
+            lambda w, figure=figure: figure_inputs(figure),
+        output:
+            [
+                report(
+                    f"{results}/{name}",
+                    caption=f"../report/{figure}.rst",
+                    category=entry.kind.capitalize() + "s",
+                    labels={entry.kind: figure, "file": name.rpartition(".")[2]},
+                )
+                for name in entry.files(figure)
+            ],
+        params:
+            **spec(lambda w, figure=figure: plan.figure(figure)),
+            results=results,
+            output=f"{results}/{entry.kind}s/{figure}",
+        log:
+            log_of(f"figures/{figure}"),
+        benchmark:
+            benchmark_of(f"figures/{figure}")
+        threads: 1
+        resources:
+            mem_mb=grown(4_000),
+            runtime=grown(60),
+        shell:
+            "bsc figure --spec {params.spec:q} --results {params.results:q} --output {params.output:q} --log {log:q}"
