@@ -9,14 +9,15 @@ for name, hooked in plan.config.models.items():
             tokens=at(paths.TOKENS, file="{{split}}.safetensors", model=name),
         output:
             [
-                at(paths.SHARD, model=name, split="{split}", shard="{shard}", hookpoint=hookpoint)
+                at(
+                    paths.SHARD,
+                    model=name,
+                    split="{split}",
+                    shard="{shard}",
+                    hookpoint=hookpoint,
+                )
                 for hookpoint in hooked.hookpoints
             ],
-        params:
-            **spec(lambda w, name=name: plan.activations(name, w.split, int(w.shard))),
-            model=at(paths.MODEL, model=name),
-            tokens=at(paths.TOKENS, model=name),
-            output=lambda w, output: Path(output[0]).parent,
         log:
             log_of(f"activations/{name}/{{split}}/shard{{shard}}"),
         benchmark:
@@ -26,6 +27,11 @@ for name, hooked in plan.config.models.items():
             mem_mb=grown(8_000),
             runtime=grown(240),
             gpus=1,
+        params:
+            **spec(lambda w, name=name: plan.activations(name, w.split, int(w.shard))),
+            model=at(paths.MODEL, model=name),
+            tokens=at(paths.TOKENS, model=name),
+            output=lambda w, output: Path(output[0]).parent,
         shell:
             "bsc activations --spec {params.spec:q} --model {params.model:q} --tokens {params.tokens:q}"
             " --output {params.output:q} --log {log:q}"
@@ -35,13 +41,17 @@ rule index:
     """List a hookpoint's shards with their checksums; what reads activations takes this."""
     input:
         lambda w: [
-            at(paths.SHARD, model=w.model, split=w.split, shard=shard, hookpoint=w.hookpoint)
+            at(
+                paths.SHARD,
+                model=w.model,
+                split=w.split,
+                shard=shard,
+                hookpoint=w.hookpoint,
+            )
             for shard in range(plan.shards(w.split))
         ],
     output:
         at(paths.INDEX),
-    params:
-        context=plan.config.corpus.context,
     log:
         log_of(paths.INDEX.removesuffix(".json")),
     benchmark:
@@ -50,5 +60,7 @@ rule index:
     resources:
         mem_mb=grown(2_000),
         runtime=grown(120),
+    params:
+        context=plan.config.corpus.context,
     shell:
         "bsc index --shards {input:q} --context {params.context} --output {output:q} --log {log:q}"

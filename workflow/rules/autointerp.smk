@@ -2,16 +2,24 @@ rule latents:
     """Cache where each latent of a coder (or of a control made of it) fires."""
     input:
         coder=at(paths.CODERS, file="manifest.json"),
-        index=lambda w: ancient(at(paths.INDEX, model=w.model, split="interpretation", hookpoint=w.hookpoint)),
+        index=lambda w: ancient(
+            at(
+                paths.INDEX,
+                model=w.model,
+                split="interpretation",
+                hookpoint=w.hookpoint,
+            )
+        ),
     output:
         [
             at(paths.LATENTS, file=file)
-            for file in ("manifest.json", "latents.safetensors", "counts.parquet", "metrics.json")
+            for file in (
+                "manifest.json",
+                "latents.safetensors",
+                "counts.parquet",
+                "metrics.json",
+            )
         ],
-    params:
-        **spec(lambda w: plan.latents(coder_of(w), w.variant)),
-        coder=at(paths.CODERS),
-        output=at(paths.LATENTS),
     log:
         log_of(paths.LATENTS),
     benchmark:
@@ -21,6 +29,10 @@ rule latents:
         mem_mb=grown(8_000),
         runtime=grown(240),
         gpus=1,
+    params:
+        **spec(lambda w: plan.latents(coder_of(w), w.variant)),
+        coder=at(paths.CODERS),
+        output=at(paths.LATENTS),
     shell:
         "bsc latents --spec {params.spec:q} --coder {params.coder:q} --activations {input.index:q}"
         " --output {params.output:q} --log {log:q}"
@@ -33,12 +45,6 @@ rule explain:
         tokens=at(paths.TOKENS, file="interpretation.safetensors"),
     output:
         [at(paths.EXPLANATIONS, file=file) for file in ("manifest.json", "explanations.parquet")],
-    params:
-        **spec(lambda w: plan.explanations(coder_of(w), w.variant)),
-        latents=at(paths.LATENTS),
-        tokens=at(paths.TOKENS),
-        model=at(paths.MODEL),
-        output=at(paths.EXPLANATIONS),
     log:
         log_of(paths.EXPLANATIONS),
     benchmark:
@@ -47,6 +53,12 @@ rule explain:
     resources:
         mem_mb=grown(4_000),
         runtime=grown(240),
+    params:
+        **spec(lambda w: plan.explanations(coder_of(w), w.variant)),
+        latents=at(paths.LATENTS),
+        tokens=at(paths.TOKENS),
+        model=at(paths.MODEL),
+        output=at(paths.EXPLANATIONS),
     shell:
         "bsc explain --spec {params.spec:q} --latents {params.latents:q} --tokens {params.tokens:q}"
         " --model {params.model:q} --output {params.output:q} --log {log:q}"
@@ -61,14 +73,13 @@ rule score:
     output:
         [
             at(paths.SCORES, file=file)
-            for file in ("manifest.json", "scores.parquet", "answers.parquet", "summary.json")
+            for file in (
+                "manifest.json",
+                "scores.parquet",
+                "answers.parquet",
+                "summary.json",
+            )
         ],
-    params:
-        **spec(lambda w: plan.scores(coder_of(w), w.variant)),
-        latents=at(paths.LATENTS),
-        explanations=at(paths.EXPLANATIONS),
-        tokens=at(paths.TOKENS),
-        output=at(paths.SCORES),
     log:
         log_of(paths.SCORES),
     benchmark:
@@ -77,6 +88,12 @@ rule score:
     resources:
         mem_mb=grown(4_000),
         runtime=grown(240),
+    params:
+        **spec(lambda w: plan.scores(coder_of(w), w.variant)),
+        latents=at(paths.LATENTS),
+        explanations=at(paths.EXPLANATIONS),
+        tokens=at(paths.TOKENS),
+        output=at(paths.SCORES),
     shell:
         "bsc score --spec {params.spec:q} --latents {params.latents:q} --explanations {params.explanations:q}"
         " --tokens {params.tokens:q} --output {params.output:q} --log {log:q}"

@@ -4,10 +4,15 @@ rule train:
         # The digest in `code` covers what the activations are; a shard rebuilt as it was retrains nothing.
         index=lambda w: ancient(at(paths.INDEX, model=w.model, split="train", hookpoint=w.hookpoint)),
     output:
-        [at(paths.CODERS, file=file) for file in ("manifest.json", "coder.safetensors", "config.json", "log.parquet")],
-    params:
-        **spec(lambda w: plan.coder(coder_of(w))),
-        output=at(paths.CODERS),
+        [
+            at(paths.CODERS, file=file)
+            for file in (
+                "manifest.json",
+                "coder.safetensors",
+                "config.json",
+                "log.parquet",
+            )
+        ],
     log:
         log_of(paths.CODERS),
     benchmark:
@@ -17,5 +22,8 @@ rule train:
         mem_mb=grown(8_000),
         runtime=grown(24 * 60),
         gpus=1,
+    params:
+        **spec(lambda w: plan.coder(coder_of(w))),
+        output=at(paths.CODERS),
     shell:
         "bsc train --spec {params.spec:q} --activations {input.index:q} --output {params.output:q} --log {log:q}"

@@ -49,7 +49,10 @@ def coder_of(wildcards):
 
 def spec(stage):
     """A rule's `spec` and `code` parameters from a function of its wildcards that gives its stage."""
-    return {"spec": lambda wildcards: stage(wildcards).json, "code": lambda wildcards: stage(wildcards).digest}
+    return {
+        "spec": lambda wildcards: stage(wildcards).json,
+        "code": lambda wildcards: stage(wildcards).digest,
+    }
 
 
 def log_of(pattern):

@@ -5,11 +5,6 @@ rule baseline:
         tokens=at(paths.TOKENS, file="evaluation.safetensors"),
     output:
         [at(paths.BASELINE, file=file) for file in ("metrics.json", "sequences.parquet")],
-    params:
-        **spec(lambda w: plan.baseline(w.model)),
-        model=at(paths.MODEL),
-        tokens=at(paths.TOKENS),
-        output=at(paths.BASELINE),
     log:
         log_of(paths.BASELINE),
     benchmark:
@@ -19,6 +14,11 @@ rule baseline:
         mem_mb=grown(8_000),
         runtime=grown(240),
         gpus=1,
+    params:
+        **spec(lambda w: plan.baseline(w.model)),
+        model=at(paths.MODEL),
+        tokens=at(paths.TOKENS),
+        output=at(paths.BASELINE),
     shell:
         "bsc baseline --spec {params.spec:q} --model {params.model:q} --tokens {params.tokens:q}"
         " --output {params.output:q} --log {log:q}"
@@ -31,12 +31,6 @@ rule references:
         tokens=at(paths.TOKENS, file="evaluation.safetensors"),
     output:
         [at(paths.REFERENCES, file=file) for file in ("metrics.json", "sequences.parquet")],
-    params:
-        **spec(lambda w: plan.references(w.model, w.hookpoint)),
-        model=at(paths.MODEL),
-        tokens=at(paths.TOKENS),
-        baseline=at(paths.BASELINE),
-        output=at(paths.REFERENCES),
     log:
         log_of(paths.REFERENCES),
     benchmark:
@@ -46,6 +40,12 @@ rule references:
         mem_mb=grown(8_000),
         runtime=grown(240),
         gpus=1,
+    params:
+        **spec(lambda w: plan.references(w.model, w.hookpoint)),
+        model=at(paths.MODEL),
+        tokens=at(paths.TOKENS),
+        baseline=at(paths.BASELINE),
+        output=at(paths.REFERENCES),
     shell:
         "bsc references --spec {params.spec:q} --model {params.model:q} --tokens {params.tokens:q}"
         " --baseline {params.baseline:q} --output {params.output:q} --log {log:q}"
@@ -59,13 +59,6 @@ rule evaluate:
         coders=lambda w: [at(paths.CODERS, coder, file="manifest.json") for coder in plan.members(coder_of(w))],
     output:
         [at(paths.EVALUATION, file=file) for file in ("metrics.json", "sequences.parquet", "latents.parquet")],
-    params:
-        **spec(lambda w: plan.evaluation(coder_of(w))),
-        model=at(paths.MODEL),
-        tokens=at(paths.TOKENS),
-        baseline=at(paths.BASELINE),
-        coders=lambda w: [at(paths.CODERS, coder) for coder in plan.members(coder_of(w))],
-        output=at(paths.EVALUATION),
     log:
         log_of(paths.EVALUATION),
     benchmark:
@@ -75,6 +68,13 @@ rule evaluate:
         mem_mb=grown(8_000),
         runtime=grown(240),
         gpus=1,
+    params:
+        **spec(lambda w: plan.evaluation(coder_of(w))),
+        model=at(paths.MODEL),
+        tokens=at(paths.TOKENS),
+        baseline=at(paths.BASELINE),
+        coders=lambda w: [at(paths.CODERS, coder) for coder in plan.members(coder_of(w))],
+        output=at(paths.EVALUATION),
     shell:
         "bsc evaluate --spec {params.spec:q} --model {params.model:q} --tokens {params.tokens:q}"
         " --baseline {params.baseline:q} --coders {params.coders:q} --output {params.output:q} --log {log:q}"

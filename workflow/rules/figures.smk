@@ -46,10 +46,6 @@ for figure, entry in FIGURES.items():
                 )
                 for name in entry.files(figure)
             ],
-        params:
-            **spec(lambda w, figure=figure: plan.figure(figure)),
-            results=results,
-            output=f"{results}/{entry.kind}s/{figure}",
         log:
             log_of(f"figures/{figure}"),
         benchmark:
@@ -58,5 +54,9 @@ for figure, entry in FIGURES.items():
         resources:
             mem_mb=grown(4_000),
             runtime=grown(60),
+        params:
+            **spec(lambda w, figure=figure: plan.figure(figure)),
+            results=results,
+            output=f"{results}/{entry.kind}s/{figure}",
         shell:
             "bsc figure --spec {params.spec:q} --results {params.results:q} --output {params.output:q} --log {log:q}"

@@ -2,9 +2,6 @@ rule model:
     """Fetch a language model and keep it as safetensors with its tokenizer."""
     output:
         at(paths.MODEL, file="manifest.json"),
-    params:
-        **spec(lambda w: plan.model(w.model)),
-        output=at(paths.MODEL),
     log:
         log_of(paths.MODEL),
     benchmark:
@@ -13,5 +10,8 @@ rule model:
     resources:
         mem_mb=grown(8_000),
         runtime=grown(60),
+    params:
+        **spec(lambda w: plan.model(w.model)),
+        output=at(paths.MODEL),
     shell:
         "bsc model --spec {params.spec:q} --output {params.output:q} --log {log:q}"

@@ -5,10 +5,6 @@ rule tokens:
     output:
         at(paths.TOKENS, file="manifest.json"),
         [at(paths.TOKENS, file=f"{split}.safetensors") for split in paths.SPLITS],
-    params:
-        **spec(lambda w: plan.tokens(w.model)),
-        model=at(paths.MODEL),
-        output=at(paths.TOKENS),
     log:
         log_of(paths.TOKENS),
     benchmark:
@@ -17,5 +13,9 @@ rule tokens:
     resources:
         mem_mb=grown(8_000),
         runtime=grown(24 * 60),
+    params:
+        **spec(lambda w: plan.tokens(w.model)),
+        model=at(paths.MODEL),
+        output=at(paths.TOKENS),
     shell:
         "bsc tokens --spec {params.spec:q} --model {params.model:q} --output {params.output:q} --log {log:q}"

@@ -1,0 +1,42 @@
+# make demo: from nothing to the figures. make test: from nothing to a tested checkout. make help: the rest.
+
+PYTHON ?= python3
+CORES ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: demo smoke test quick lint setup help clean
+
+demo: $(READY) ## set up, and build every figure and table of config/config.yaml
+	snakemake -c$(CORES)
+
+test: $(READY) lint ## set up, and run every check and every test
+	$(BIN)/pytest
+
+quick: $(READY) lint ## the checks and the tests that take seconds
+	$(BIN)/pytest -m "not slow and not slurm and not llm"
+
+lint: $(READY) ## style, types and the workflow's own linters
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+setup: $(READY) ## create .venv with the pinned lock and the package
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed; on Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,hub]'
+	touch $@
+
+clean: ## remove the results, the logs and .venv
+	rm -rf results logs $(VENV) .snakemake
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
