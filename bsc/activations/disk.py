@@ -1,0 +1,99 @@
+"""How much disk a config asks for, before anything runs. No torch in here.
+
+Sizes follow from shapes alone, so they are right to a few percent where shapes are in the config (tokens, activations, coders)
+and rough where they are not (a model's vocabulary; how often latents fire).
+"""
+
+import shutil
+from pathlib import Path
+
+from bsc.config import Config, Model
+from bsc.errors import UserError
+from bsc.stages import Plan
+
+STORED_SPLITS = ("train", "interpretation")
+"""Splits whose activations are stored; evaluation runs the model itself."""
+VOCABULARY = 50_000
+FLOAT32, BFLOAT16, INT32, INT64 = 4, 2, 4, 8
+CHECKPOINTS, ADAM_STATES = 2, 3
+
+
+def estimate(config: Config) -> dict[str, int]:
+    """Bytes by kind: models, tokens, activations of each stored split, coders, their checkpoints, latent caches."""
+    plan = Plan(config)
+    activations = {f"activations ({split})": _activations(config, plan.contexts(split)) for split in STORED_SPLITS}
+    sizes = [_coder(config, coder.model) for coder in config.coder_ids]
+    return {
+        "models": sum(map(_model, config.models.values())),
+        "tokens": len(config.models) * sum(tokens for _, tokens in config.corpus.splits) * 2 * INT32,
+        **activations,
+        "coders": sum(sizes),
+        "checkpoints": CHECKPOINTS * ADAM_STATES * max(sizes, default=0),
+        "latents": _latents(config, plan),
+    }
+
+
+def describe_disk(config: Config) -> str:
+    """The estimate in one line."""
+    sizes = estimate(config)
+    listed = ", ".join(f"{kind} {_gigabytes(size)}" for kind, size in sizes.items())
+    return f"disk: about {_gigabytes(sum(sizes.values()))} of {config.disk_gb:g} GB allowed (`disk_gb`): {listed}"
+
+
+def check_disk(config: Config, results: Path) -> str:
+    """The estimate in one line; what is in `results` already counts as written.
+
+    Raises UserError when the estimate exceeds `disk_gb`, or what is still to be written exceeds the space left on the disk.
+    """
+    wanted, text = sum(estimate(config).values()), describe_disk(config)
+    if wanted > config.disk_gb * 1e9:
+        raise UserError(
+            f"this config asks for about {_gigabytes(wanted)} and `disk_gb` allows {config.disk_gb:g} GB",
+            where="disk_gb",
+            fix=f"raise `disk_gb`, or lower `corpus.splits` or the number of coders\n  {text}",
+        )
+    missing = max(0, wanted - _written(results))
+    free = shutil.disk_usage(_existing(results)).free
+    if missing > free:
+        raise UserError(
+            f"about {_gigabytes(missing)} are still to be written and the disk has {_gigabytes(free)} left",
+            where=str(results),
+            fix=f"free some space, or point `results` at another disk\n  {text}",
+        )
+    return f"{text}; {_gigabytes(missing)} to be written, {_gigabytes(free)} left"
+
+
+def _model(model: Model) -> int:
+    """Llama-like: about 12 d² a layer and one matrix for the vocabulary, in float32."""
+    return FLOAT32 * (12 * model.width**2 * model.layers + VOCABULARY * model.width)
+
+
+def _activations(config: Config, contexts: int) -> int:
+    """bf16 inputs and outputs at every hookpoint."""
+    rows = contexts * config.corpus.context
+    return sum(2 * BFLOAT16 * rows * model.width * len(model.hookpoints) for model in config.models.values())
+
+
+def _coder(config: Config, name: str) -> int:
+    """Encoder, decoder, biases, thresholds and a skip, in float32."""
+    width, latents = config.models[name].width, config.latents(name)
+    return FLOAT32 * (2 * latents * width + 2 * latents + width + width**2)
+
+
+def _latents(config: Config, plan: Plan) -> int:
+    """A row number and a value for each of about k firings a token, for each variant of each coder."""
+    rows = plan.contexts("interpretation") * config.corpus.context
+    return sum(rows * coder.k * (INT64 + FLOAT32) * len(plan.variants(coder)) for coder in config.coder_ids)
+
+
+def _written(results: Path) -> int:
+    return sum(path.stat().st_size for path in results.rglob("*") if path.is_file())
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder above a path that is there."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"

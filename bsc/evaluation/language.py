@@ -1,0 +1,107 @@
+"""Cross-entropy and top-1 accuracy of a language model, sequence by sequence.
+
+Every predicted token counts, the one after position 0 included; the first token of a context is predicted by nothing.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bsc.corpus.store import read_tokens
+from bsc.device import device, resolve_dtype
+from bsc.errors import UserError
+from bsc.models.hooks import Replacement, splice
+from bsc.models.load import load_model
+from bsc.progress import Progress
+from bsc.stages import EvaluationSpec
+
+SPLIT = "evaluation"
+PROBE = 8
+"""Tokens on which the model's own logits are compared with those worked out here."""
+
+
+def load(spec: EvaluationSpec, model: Path, tokens: Path) -> tuple[nn.Module, Int[Tensor, "sequences context"]]:
+    """The whole model in the spec's precision, and the first `spec.sequences` contexts of the evaluation split.
+
+    Raises UserError when the split has fewer, or when the model's logits are not its vocabulary head's output alone.
+    """
+    contexts: Tensor = read_tokens(tokens, SPLIT).tokens
+    if len(contexts) < spec.sequences:
+        raise UserError(
+            f"{len(contexts)} contexts, and evaluation asks for {spec.sequences}",
+            where=f"{tokens}, split {SPLIT}",
+            fix="lower `evaluation.sequences`, or raise `corpus.splits.evaluation` and make the tokens again",
+        )
+    language_model: nn.Module = load_model(model, resolve_dtype(spec.dtype, device()))
+    _check_head(language_model, contexts[:1, :PROBE], model)
+    return language_model, contexts[: spec.sequences]
+
+
+def batches(contexts: Int[Tensor, "sequences context"], size: int, label: str) -> Iterator[Int[Tensor, "batch context"]]:
+    """The contexts in batches on the device, with a progress bar in tokens."""
+    with Progress(label, contexts.numel(), "tokens") as progress:
+        for first in range(0, len(contexts), size):
+            batch = contexts[first : first + size].long().to(device())
+            yield batch
+            progress.advance(batch.numel())
+
+
+@torch.inference_mode()
+def score_sequences(
+    model: nn.Module,
+    contexts: Int[Tensor, "sequences context"],
+    replacements: Mapping[str, Replacement],
+    *,
+    batch: int,
+    label: str,
+) -> pd.DataFrame:
+    """One row a sequence, with every hookpoint of `replacements` spliced.
+
+    Columns: sequence; tokens, how many are predicted; ce, their mean cross-entropy in nats; accuracy, the share of them that the
+    model ranks first. Logits are made for one sequence at a time, whatever the batch, so that memory is bounded.
+    """
+    rows: list[tuple[float, float]] = []
+    with splice(model, replacements):
+        for tokens in batches(contexts, batch, label):
+            hidden = _hidden(model, tokens)
+            rows += [_score(_logits(model, states), sequence) for states, sequence in zip(hidden, tokens, strict=True)]
+    table = pd.DataFrame(rows, columns=["ce", "accuracy"])
+    table.insert(0, "tokens", contexts.shape[1] - 1)
+    table.insert(0, "sequence", range(len(table)))
+    return table
+
+
+def _hidden(model: nn.Module, tokens: Int[Tensor, "batch context"]) -> Float[Tensor, "batch context d"]:
+    states: Tensor = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state  # type: ignore[operator, union-attr]
+    return states
+
+
+def _logits(model: nn.Module, states: Float[Tensor, "context d"]) -> Float[Tensor, "context vocabulary"]:
+    logits: Tensor = model.get_output_embeddings()(states)  # type: ignore[operator]
+    return logits.float()
+
+
+def _score(logits: Float[Tensor, "context vocabulary"], tokens: Int[Tensor, "context"]) -> tuple[float, float]:
+    """Mean cross-entropy (nats) and accuracy of predicting each token from the position before it."""
+    losses = F.cross_entropy(logits[:-1], tokens[1:], reduction="none")
+    right = logits[:-1].argmax(dim=-1) == tokens[1:]
+    return losses.double().mean().item(), right.double().mean().item()
+
+
+@torch.inference_mode()
+def _check_head(model: nn.Module, tokens: Int[Tensor, "1 probe"], folder: Path) -> None:
+    """Refuse models that scale or cap their logits after the head: cross-entropy would come out wrong without a word."""
+    tokens = tokens.long().to(device())
+    own = model(input_ids=tokens, use_cache=False).logits[0].float()
+    ours = _logits(model, _hidden(model, tokens)[0])
+    if not torch.allclose(own, ours, atol=0.02 * float(own.abs().max())):
+        raise UserError(
+            "the model changes its logits after the vocabulary head, which evaluation does not know",
+            where=str(folder),
+            fix="use a model of the Llama kind",
+        )
