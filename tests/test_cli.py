@@ -1,0 +1,69 @@
+"""The command line: quick, helpful, and honest about errors."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bsc.cli import STAGES, main
+
+ROOT = Path(__file__).parent.parent
+
+
+def bsc(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "bsc.cli", *arguments], capture_output=True, text=True, cwd=ROOT)
+
+
+def test_help_answers_within_half_a_second_and_names_every_stage() -> None:
+    times = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        finished = bsc("--help")
+        times.append(time.perf_counter() - begun)
+    assert finished.returncode == 0
+    assert all(stage in finished.stdout for stage in STAGES)
+    assert min(times) < 0.5
+
+
+@pytest.mark.parametrize("module", ["bsc.cli", "bsc.config", "bsc.stages", "bsc.check", "bsc.activations.disk"])
+def test_what_the_dag_imports_is_free_of_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_each_stage_explains_itself(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([stage, "--help"])
+    assert caught.value.code == 0
+    assert STAGES[stage].spec in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["config", "smoke", "paper"])
+def test_check_passes_the_shipped_configs(name: str) -> None:
+    finished = bsc("check", f"config/{name}.yaml")
+    assert finished.returncode == 0, finished.stderr
+    assert "no faults" in finished.stdout
+
+
+def test_check_fails_without_a_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text((ROOT / "config" / "smoke.yaml").read_text().replace("batch_tokens", "batch_token"))
+    finished = bsc("check", str(path))
+    assert finished.returncode == 1
+    assert "did you mean `batch_tokens`" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_a_spec_that_is_none_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["model", "--spec", '{"kind":"hub"}', "--output", str(tmp_path)]) == 1
+    assert "not a ModelSpec" in capsys.readouterr().err
+
+
+def test_the_log_gets_what_the_terminal_gets(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    log = tmp_path / "a" / "log"
+    assert main(["model", "--spec", "{}", "--output", str(tmp_path), "--log", str(log)]) == 1
+    assert log.read_text() == capsys.readouterr().err
+    assert "bsc: error" in log.read_text()

@@ -1,0 +1,146 @@
+"""The config: every fault is found before a job runs, and the error names file, line, key and a way out."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bsc.config import load
+from bsc.errors import UserError
+
+CONFIGS = Path(__file__).parent.parent / "config"
+
+
+def write(folder: Path, **changes: object) -> Path:
+    """smoke.yaml with dotted keys changed (None removes one)."""
+    raw = yaml.safe_load((CONFIGS / "smoke.yaml").read_text())
+    for dotted, value in changes.items():
+        *parents, last = dotted.split("__")
+        target = raw
+        for parent in parents:
+            target = target[int(parent)] if isinstance(target, list) else target[parent]
+        if value is None:
+            del target[last]
+        else:
+            target[last] = value
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(raw, sort_keys=False))
+    return path
+
+
+@pytest.mark.parametrize("name", ["config", "smoke", "paper"])
+def test_shipped_configs_are_whole(name: str) -> None:
+    assert load([CONFIGS / f"{name}.yaml"]).coder_ids
+
+
+MODEL = "models__smollm2-135m-instruct"
+
+FAULTS = [
+    ({"training__batch_token": 64}, "training.batch_token", "did you mean `batch_tokens`"),
+    ({"corpus__splits__trian": 64}, "corpus.splits.trian", "did you mean `train`"),
+    ({"coders__0__seed": [1]}, "coders.0.seed", "did you mean `seeds`"),
+    ({f"{MODEL}__hookpoint": []}, "models.smollm2-135m-instruct.hookpoint", "did you mean `hookpoints`"),
+    ({"binarisers": {"gumbel": {"tua": 1.0}}}, "binarisers.gumbel.tua", "did you mean `tau`"),
+    ({"binarisers": {"gumble": {}}}, "binarisers", "did you mean `gumbel`"),
+    ({"binarisers": {"binary-topk": {"ste": "sigmoidal"}}}, "binarisers.binary-topk.ste", "'sigmoid'"),
+    ({"training__tokens": "many"}, "training.tokens", "valid integer"),
+    ({"training__tokens": None}, "training.tokens", "is needed"),
+    ({"coders__0__k": [577]}, "coders.0.k", "more than the 576 latents"),
+    ({"coders__0__k": [7]}, "coders.0.k", "not divisible by k = 7"),
+    ({"coders__0__binarisers": ["topk", "binary-top-k"]}, "coders.0.binarisers", "did you mean `binary-topk`"),
+    ({"coders__0__models": ["smollm2-135m"]}, "coders.0.models", "did you mean `smollm2-135m-instruct`"),
+    ({"coders__1__hookpoints": ["layers.7.mlp"]}, "coders.1.hookpoints", "add it there"),
+    ({"coders__1__architectures": ["skip-transcoder"], "coders__1__binarisers": ["topk"]}, "coders.1", "asked for in block 0"),
+    ({f"{MODEL}__hookpoints": ["layers.30.mlp"]}, "models.smollm2-135m-instruct", "layers 0 to 29"),
+    ({f"{MODEL}__hookpoints": ["layers.0.mlp", "layers.0.mlp"]}, "models.smollm2-135m-instruct", "twice"),
+    ({f"{MODEL}__source": "smollm2"}, "models.smollm2-135m-instruct", "hub:OWNER/NAME"),
+    ({f"{MODEL}__sha256": None}, "models.smollm2-135m-instruct", "sha256"),
+    ({"models": {"../escape": {}}}, "models", ""),
+    ({"corpus__source": "files"}, "corpus", "`packages` goes with `source: documentation`"),
+    ({"corpus__packages": None}, "corpus", "`packages` goes with `source: documentation`"),
+    ({"corpus__splits__train": 32}, "corpus", "fewer than one context"),
+    ({"corpus__splits__train": 448}, "corpus.splits.train", "fewer than one batch"),
+    ({"corpus__splits__evaluation": 64}, "corpus.splits.evaluation", "evaluation.sequences"),
+    ({"corpus__splits__interpretation": 512}, "corpus.splits.interpretation", "windows"),
+    ({"autointerp__window": 31}, "autointerp.window", "does not divide"),
+    ({"activations__shard_tokens": 100}, "activations.shard_tokens", "no multiple"),
+    ({"training__warmup_steps": 1000}, "training.warmup_steps", "no more than the warm-up"),
+    ({"training__multi_topk": True}, "training.multi_topk", "continuous"),
+]
+
+
+@pytest.mark.parametrize(("changes", "key", "message"), FAULTS, ids=lambda value: "-".join(value) if isinstance(value, dict) else None)
+def test_faults_name_file_key_and_remedy(tmp_path: Path, changes: dict[str, object], key: str, message: str) -> None:
+    path = write(tmp_path, **changes)
+    with pytest.raises(UserError) as caught:
+        load([path])
+    text = str(caught.value)
+    assert f"`{key}" in text
+    assert message in text
+    assert f"{path}:" in text
+    assert "to do:" in text
+
+
+def test_all_faults_are_listed_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path, autointerp__window=31, training__multi_topk=True)
+    with pytest.raises(UserError, match="2 faults"):
+        load([path])
+
+
+def test_line_is_that_of_the_key(tmp_path: Path) -> None:
+    path = write(tmp_path, autointerp__window=31)
+    line = next(n for n, text in enumerate(path.read_text().splitlines(), 1) if text.strip() == "window: 31")
+    with pytest.raises(UserError, match=f"config.yaml:{line}: `autointerp.window`"):
+        load([path])
+
+
+def test_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text((CONFIGS / "smoke.yaml").read_text() + "\ntraining:\n  tokens: 1\n")
+    with pytest.raises(UserError, match=r"`training` stands twice, on lines \d+ and \d+"):
+        load([path])
+
+
+@pytest.mark.parametrize("name", ["../x", ".hidden", "a/b", "a b", "-x", "a..b", "{model}"])
+def test_names_that_are_no_safe_paths_are_refused(tmp_path: Path, name: str) -> None:
+    raw = yaml.safe_load((CONFIGS / "smoke.yaml").read_text())
+    raw["models"] = {name: raw["models"]["smollm2-135m-instruct"]}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    with pytest.raises(UserError, match="no safe path"):
+        load([path])
+
+
+def test_names_that_differ_by_case_only_are_refused(tmp_path: Path) -> None:
+    raw = yaml.safe_load((CONFIGS / "smoke.yaml").read_text())
+    model = raw["models"]["smollm2-135m-instruct"]
+    raw["models"] = {"a": model, "A": model}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    with pytest.raises(UserError, match="same folder"):
+        load([path])
+
+
+def test_files_that_cannot_hold_the_tokens_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("a few words")
+    path = write(tmp_path, corpus__source="files", corpus__files=["short.txt"], corpus__packages=None)
+    with pytest.raises(UserError, match="the files hold 11 bytes"):
+        load([path], root=tmp_path)
+    path = write(tmp_path, corpus__source="files", corpus__files=["missing.txt"], corpus__packages=None)
+    with pytest.raises(UserError, match=r"no file matches `missing.txt`"):
+        load([path], root=tmp_path)
+
+
+def test_merged_values_win_over_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    merged = yaml.safe_load(path.read_text())
+    merged["training"]["tokens"] = 20480
+    assert load([path], merged).training.tokens == 20480
+    merged["training"]["tokens"] = -1
+    with pytest.raises(UserError, match="greater than 0"):
+        load([path], merged)
+
+
+def test_learning_rate_may_differ_by_architecture(tmp_path: Path) -> None:
+    path = write(tmp_path, binarisers={"topk": {"learning_rate": {"sae": 0.1}}})
+    assert load([path]).settings("topk") == {"learning_rate": {"sae": 0.1}}

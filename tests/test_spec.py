@@ -1,0 +1,113 @@
+"""Fingerprints and digests: they change with what a stage computes, and with nothing else."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bsc.config import Config, load
+from bsc.paths import CoderId
+from bsc.spec import digest
+from bsc.stages import Plan, coder_blocks, coders_of
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of the package that a test may edit."""
+    shutil.copytree(ROOT / "bsc", tmp_path / "bsc", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "bsc"
+
+
+def fingerprint(package: Path, *modules: str) -> str:
+    """The fingerprint that a fresh process computes from a copy of the package."""
+    code = "import sys; from bsc.spec import fingerprint; print(fingerprint(*sys.argv[1:]))"
+    command = [sys.executable, "-c", code, *modules]
+    return subprocess.run(command, cwd=package.parent, capture_output=True, text=True, check=True).stdout
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+
+
+def test_comments_docstrings_and_layout_change_nothing(package: Path) -> None:
+    before = fingerprint(package, "bsc.evaluation.bootstrap")
+    path = package / "evaluation" / "bootstrap.py"
+    path.write_text("# a comment\n\n\n" + path.read_text().replace('"""', '"""Changed. ', 1) + "\n# the end\n")
+    assert fingerprint(package, "bsc.evaluation.bootstrap") == before
+
+
+def test_code_changes_it_also_through_an_import(package: Path) -> None:
+    before = fingerprint(package, "bsc.training.train")
+    edit(package / "io.py", "indent=1", "indent=2")
+    assert fingerprint(package, "bsc.training.train") != before
+
+
+def test_one_binariser_is_no_part_of_another(package: Path) -> None:
+    modules = ("bsc.training.train", "bsc.coders.binarisers.topk")
+    before = fingerprint(package, *modules)
+    gumbel = package / "coders" / "binarisers" / "gumbel.py"
+    gumbel.write_text(gumbel.read_text() + "\nUNUSED = 1\n")
+    registry = package / "coders" / "binarisers" / "registry.py"
+    registry.write_text(registry.read_text() + "\nUNUSED = 1\n")
+    assert fingerprint(package, *modules) == before
+    assert fingerprint(package, "bsc.training.train", "bsc.coders.binarisers.gumbel") != before
+
+
+def test_digest_tells_values_apart_and_not_the_order_of_keys() -> None:
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})
+    assert digest({"a": 1}) != digest({"a": 1.5})
+
+
+@pytest.fixture
+def smoke() -> Config:
+    return load([ROOT / "config" / "smoke.yaml"])
+
+
+def with_changes(config: Config, **changes: object) -> Plan:
+    return Plan(config.model_copy(update=changes))
+
+
+CODER = CoderId("smollm2-135m-instruct", "layers.0.mlp", "skip-transcoder", "gumbel", 16, 1)
+
+
+def test_a_learning_rate_is_stale_only_for_its_binariser(smoke: Config) -> None:
+    before, after = Plan(smoke), with_changes(smoke, binarisers={"topk": {"learning_rate": 0.5}})
+    for coder in smoke.coder_ids:
+        assert (before.coder(coder).digest != after.coder(coder).digest) == (coder.binariser == "topk")
+
+
+def test_another_hookpoint_leaves_the_coders_of_the_first_fresh(smoke: Config) -> None:
+    name, model = next(iter(smoke.models.items()))
+    more = model.model_copy(update={"hookpoints": [*model.hookpoints, "layers.2.mlp"]})
+    before, after = Plan(smoke), with_changes(smoke, models={name: more})
+    assert before.coder(CODER).digest == after.coder(CODER).digest
+    assert before.activations(name, "train", 0).digest != after.activations(name, "train", 0).digest
+
+
+def test_what_the_text_is_reaches_the_scores(smoke: Config) -> None:
+    before = Plan(smoke)
+    after = with_changes(smoke, corpus=smoke.corpus.model_copy(update={"bos": True}))
+    assert before.scores(CODER, "trained").digest != after.scores(CODER, "trained").digest
+
+
+def test_style_is_in_figures_only(smoke: Config) -> None:
+    before = Plan(smoke)
+    after = with_changes(smoke, figures=smoke.figures.model_copy(update={"font_size": 9.0}))
+    assert before.figure("fig1").digest != after.figure("fig1").digest
+    assert before.scores(CODER, "trained").digest == after.scores(CODER, "trained").digest
+
+
+def test_joint_coders_are_those_at_every_hookpoint(smoke: Config) -> None:
+    kinds = {(coder.architecture, coder.binariser) for coder in Plan(smoke).joint_coders}
+    assert kinds == {("skip-transcoder", "topk"), ("skip-transcoder", "gumbel")}
+
+
+def test_blocks_say_the_same_coders_in_fewer_words(smoke: Config) -> None:
+    assert sorted(coders_of(coder_blocks(smoke.coder_ids))) == smoke.coder_ids
