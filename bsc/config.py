@@ -7,6 +7,7 @@ between keys, and raises one UserError that lists all faults with file, line, ke
 import difflib
 import functools
 from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -360,11 +361,16 @@ def _faults_of_settings(config: Config) -> Iterator[Fault]:
 
 
 def _faults_of_files(config: Config, root: Path) -> Iterator[Fault]:
-    """What can be known of local files before a job runs: that they are there and long enough."""
+    """What can be known of local files and packages before a job runs: that they are there, and are long enough."""
     for name, model in config.models.items():
         kind, _, rest = model.source.partition(":")
         if kind == "folder" and not (root / rest / "config.json").is_file():
             yield ("models", name, "source"), f"no model folder at {root / rest} (no config.json in it)"
+    for package in config.corpus.packages or []:
+        try:
+            version(package)
+        except PackageNotFoundError:
+            yield ("corpus", "packages"), f"`{package}` is not installed: pip install it, or take it out of the list"
     if config.corpus.source != "files":
         return
     sizes = []

@@ -7,14 +7,13 @@ then retrains nothing) and is still rerun when what made that input has changed.
 
 import functools
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from bsc.coders.binarisers.registry import REGISTRY
 from bsc.config import Config
-from bsc.errors import UserError
 from bsc.figures.registry import FIGURES
 from bsc.paths import JOINT, CoderId
 from bsc.spec import digest, dump, fingerprint
@@ -211,7 +210,7 @@ class Plan:
     def _tokens(self, name: str) -> Stage:
         corpus = self.config.corpus
         values = corpus.model_dump(exclude={"packages"})
-        values["versions"] = {package: _version(package) for package in corpus.packages or []} or None
+        values["versions"] = {package: version(package) for package in corpus.packages or []} or None
         return _stage(TokensSpec.model_validate(values), ("bsc.corpus.tokens",), self.model(name))
 
     def contexts(self, split: str) -> int:
@@ -372,14 +371,3 @@ class Plan:
 
 def _kind(coder: CoderId) -> tuple[object, ...]:
     return coder.model, coder.hookpoint, coder.architecture, coder.binariser, coder.k
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError as error:
-        raise UserError(
-            f"the package `{package}` is not installed, so its documentation cannot be read",
-            where="corpus.packages",
-            fix=f"install it or take it out of the list: pip install {package}",
-        ) from error

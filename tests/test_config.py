@@ -69,7 +69,9 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "key", "message"), FAULTS, ids=lambda value: "-".join(value) if isinstance(value, dict) else None)
+@pytest.mark.parametrize(
+    ("changes", "key", "message"), FAULTS, ids=lambda value: "-".join(value) if isinstance(value, dict) else None
+)
 def test_faults_name_file_key_and_remedy(tmp_path: Path, changes: dict[str, object], key: str, message: str) -> None:
     path = write(tmp_path, **changes)
     with pytest.raises(UserError) as caught:

@@ -1,0 +1,95 @@
+"""Which learning rate suits each binariser: a sweep on the activations of a config's first hookpoint.
+
+Trains every (architecture, binariser) of a config at its largest k with each rate, on the config's own budget, and prints the
+held-out FVU (on the interpretation split). Needs the activations: snakemake results/.../activations first, or the whole demo.
+
+    python benchmarks/learning_rates.py --config config/config.yaml --output benchmarks/results/learning_rates.csv
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pandas as pd
+
+from bsc.config import load
+from bsc.paths import INDEX, CoderId
+from bsc.stages import CoderSpec, Plan
+
+RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
+
+
+def held_out_fvu(coder: Path, index: Path) -> float:
+    """FVU over every usable row of a store: sum of squared errors over sum of squared deviations from the mean."""
+    import torch
+
+    from bsc.activations.store import ActivationStore
+    from bsc.coders.load import load_coder
+
+    made, store = load_coder(coder), ActivationStore.open(index, verify=False)
+    error, total, squares, rows = 0.0, torch.zeros(store.width, dtype=torch.float64), 0.0, 0
+    with torch.no_grad():
+        for shard in store.shards:
+            keep = torch.arange(shard.first_row, shard.first_row + shard.rows) % store.context != 0
+            for x, y in zip(shard.input[keep].split(4096), shard.output[keep].split(4096), strict=True):
+                x, y = x.float(), y.float()
+                read = y if made.reads == "output" else x
+                error += float((made(read) - y).double().square().sum())
+                total += y.double().sum(0)
+                squares += float(y.double().square().sum())
+                rows += len(y)
+    return error / (squares - float(total.square().sum()) / rows)
+
+
+def run(spec: CoderSpec, train: Path, held: Path) -> float:
+    """Train one coder in a process of its own, on one thread, and measure it."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["bsc", "train", "--spec", spec.json_text, "--activations", str(train), "--output", folder]
+        finished = subprocess.run(command, capture_output=True, text=True)
+        if finished.returncode:
+            print(finished.stderr[-500:], file=sys.stderr)
+            return float("nan")
+        return held_out_fvu(Path(folder), held)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=Path("config/config.yaml"))
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/learning_rates.csv"))
+    parser.add_argument("--jobs", type=int, default=2, help="coders trained side by side")
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES)
+    arguments = parser.parse_args()
+
+    plan = Plan(load([arguments.config]))
+    results = Path(plan.config.results)
+    largest = max(coder.k for coder in plan.config.coder_ids)
+    first = plan.config.coder_ids[0]
+    kinds = sorted({(c.architecture, c.binariser) for c in plan.config.coder_ids})
+    stores = {
+        split: results / INDEX.format(model=first.model, hookpoint=first.hookpoint, split=split)
+        for split in ("train", "interpretation")
+    }
+
+    def measure(task: tuple[tuple[str, str], float]) -> dict[str, object]:
+        (architecture, binariser), rate = task
+        coder = CoderId(first.model, first.hookpoint, architecture, binariser, largest, 1)
+        spec = plan.coder(coder).spec.model_copy(update={"learning_rate": rate})
+        row = {"architecture": architecture, "binariser": binariser, "k": largest, "learning_rate": rate}
+        row["fvu"] = run(spec, stores["train"], stores["interpretation"])
+        print(row, flush=True)
+        return row
+
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        rows = list(pool.map(measure, [(kind, rate) for kind in kinds for rate in arguments.rates]))
+    frame = pd.DataFrame(rows)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(arguments.output, index=False)
+    best = frame.loc[frame.groupby(["architecture", "binariser"]).fvu.idxmin()]
+    print(best.to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

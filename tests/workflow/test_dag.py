@@ -1,0 +1,63 @@
+"""The DAG: built fast, without torch, refused when the config is at fault."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+from conftest import Checkout
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_papers_grid_is_planned_within_ten_seconds(fresh: Callable[[], Checkout]) -> None:
+    made = fresh()
+    begun = time.perf_counter()
+    finished = made.snakemake("--dry-run", "--quiet", config="config/paper.yaml")
+    taken = time.perf_counter() - begun
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    assert "432" in finished.stdout + finished.stderr
+    assert taken < 10
+
+
+def test_planning_imports_no_torch(fresh: Callable[[], Checkout]) -> None:
+    made = fresh()
+    (made.folder / "torch.py").write_text("raise ImportError('the DAG must not import torch')")
+    assert made.snakemake("--dry-run", "--quiet").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("batch_tokens: 512", "batch_token: 512", "did you mean `batch_tokens`"),
+        ("k: [16]", "k: [577]", "more than the 576 latents"),
+        ("layers.1.mlp]", "layers.30.mlp]", "layers 0 to 29"),
+        ("train: 8192", "train: 128", "fewer than one batch"),
+        ("  smollm2-135m-instruct:", "  ../smollm2:", "no safe path"),
+        ("\ntraining:", "\ncorpus: {}\n\ntraining:", "stands twice"),
+    ],
+)
+def test_faults_stop_snakemake_before_any_job(fresh: Callable[[], Checkout], old: str, new: str, message: str) -> None:
+    made = fresh()
+    made.edit("config/smoke.yaml", old, new)
+    finished = made.snakemake()
+    assert finished.returncode != 0
+    assert message in finished.stderr
+    assert "config/smoke.yaml:" in finished.stderr
+    assert not (made.folder / "results").exists()
+
+
+def test_a_run_that_would_not_fit_is_refused_before_any_job(fresh: Callable[[], Checkout]) -> None:
+    made = fresh()
+    made.edit("config/smoke.yaml", "results: results/smoke", "results: results/smoke\ndisk_gb: 0.01")
+    finished = made.snakemake()
+    assert finished.returncode != 0
+    assert "disk_gb" in finished.stderr
+    assert not (made.folder / "results" / "smoke" / "models").exists()
+
+
+def test_packages_are_checked_before_any_job(fresh: Callable[[], Checkout]) -> None:
+    made = fresh()
+    made.edit("config/smoke.yaml", "[snakemake, submitit]", "[snakemake, no-such-package]")
+    finished = made.snakemake()
+    assert finished.returncode != 0
+    assert "`no-such-package` is not installed" in finished.stderr
