@@ -1,0 +1,108 @@
+"""Pre-activations `p = W_enc (x - centre) + b_enc`, dense for selecting and differentiable where a binariser needs it.
+
+Most binarisers select a few latents a token and give gradients to those alone. So the dense product is taken without autograd,
+`at` gathers the selected entries of it, and its backward touches the selected rows of `W_enc` only: no gradient of shape
+[tokens, latents] is ever made. Binarisers whose gradient is dense ask for `differentiable()`.
+"""
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from bsc.coders import kernels
+
+
+class Preactivations:
+    """The pre-activations of a batch.
+
+    x: encoder inputs, [tokens, d]. centre: [d], what is taken from x first (`b_dec` in an SAE), or None. W_enc: [M, d].
+    b_enc: [M]. Under autocast the product is bfloat16, otherwise it is of W_enc's type.
+    """
+
+    def __init__(
+        self,
+        x: Float[Tensor, "tokens d"],
+        W_enc: Float[Tensor, "latents d"],
+        b_enc: Float[Tensor, " latents"],
+        centre: Float[Tensor, " d"] | None = None,
+    ) -> None:
+        self._parameters = (x, centre, W_enc, b_enc)
+        with torch.no_grad():
+            self._centred = x if centre is None else x - centre
+            self.dense: Float[Tensor, "tokens latents"] = functional.linear(self._centred, W_enc, b_enc)
+
+    @property
+    def selecting(self) -> Float[Tensor, "tokens latents"]:
+        """`dense` in float32 (or wider)."""
+        return self.dense.to(torch.promote_types(self.dense.dtype, torch.float32))
+
+    def at(self, indices: Int[Tensor, "tokens selected"]) -> Float[Tensor, "tokens selected"]:
+        """The pre-activations at `indices`, float32 (or wider); differentiable, its backward touching those rows only."""
+        values: Tensor = _At.apply(*self._parameters, self._centred, self.dense, indices)  # type: ignore[no-untyped-call]
+        return values
+
+    @cached_property
+    def _attached(self) -> Float[Tensor, "tokens latents"]:
+        attached: Tensor = _Dense.apply(*self._parameters, self._centred, self.dense)  # type: ignore[no-untyped-call]
+        return attached
+
+    def differentiable(self) -> Float[Tensor, "tokens latents"]:
+        """`dense` with autograd: its backward is one dense product (two where x itself needs a gradient)."""
+        return self._attached
+
+
+class _At(torch.autograd.Function):
+    """Entries of W_enc (x - centre) + b_enc, gathered from the product that is there already."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        centre: Tensor | None,
+        W_enc: Tensor,
+        b_enc: Tensor,
+        centred: Tensor,
+        dense: Tensor,
+        indices: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(centred, W_enc, indices)
+        return dense.gather(1, indices).to(torch.promote_types(dense.dtype, torch.float32))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        centred, W_enc, indices = ctx.saved_tensors
+        db_enc = gradient.new_zeros(len(W_enc)).index_add_(0, indices.flatten(), gradient.flatten())
+        dx = kernels.decode(indices, gradient, W_enc) if ctx.needs_input_grad[0] else None
+        dcentre = -(db_enc @ W_enc) if ctx.needs_input_grad[1] else None
+        dW_enc = kernels.row_gradient(indices, gradient, centred, len(W_enc)) if ctx.needs_input_grad[2] else None
+        return dx, dcentre, dW_enc, db_enc, None, None, None
+
+
+class _Dense(torch.autograd.Function):
+    """W_enc (x - centre) + b_enc as it is there already. The gradients' products are of its type, as autocast would have them.
+
+    The gradient of `centre` is -W_encᵀ db_enc: one product with a vector, where autograd would make one with a matrix.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, centre: Tensor | None, W_enc: Tensor, b_enc: Tensor, centred: Tensor, dense: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(centred, W_enc)
+        return dense.detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        centred, W_enc = ctx.saved_tensors
+        db_enc = gradient.sum(0, dtype=W_enc.dtype)
+        dx = (gradient @ W_enc.to(gradient.dtype)).to(W_enc.dtype) if ctx.needs_input_grad[0] else None
+        dcentre = -(db_enc @ W_enc) if ctx.needs_input_grad[1] else None
+        dW_enc = (gradient.T @ centred.to(gradient.dtype)).to(W_enc.dtype) if ctx.needs_input_grad[2] else None
+        return dx, dcentre, dW_enc, db_enc, None, None

@@ -1,0 +1,117 @@
+"""Exact selection: the k largest of a row, and the largest of each group, with ties to the lowest index.
+
+`torch.topk` promises nothing about ties, and bfloat16 pre-activations tie at the k-th place in most rows. So a value and its
+index are packed into one int64 key, by which no two latents are equal. To make few keys, a row is first cut into strided
+blocks: the k largest lie in the blocks with the largest maxima, and only those blocks are looked at. Rows in which that
+shortcut is not certain (more blocks reach the k-th value than were looked at) are done again in full.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+_BLOCK = 16
+_SPARE_BLOCKS = 8
+_CHUNK_ELEMENTS = {"cpu": 1 << 19}
+"""Rows are done in chunks whose temporaries stay in the cache."""
+_CHUNK_ELEMENTS_ELSEWHERE = 1 << 28
+
+
+def top_k(
+    p: Float[Tensor, "tokens latents"], k: int, minus: Float[Tensor, " latents"] | None = None
+) -> Int[Tensor, "tokens {k}"]:
+    """The indices of the k largest of each row of `p - minus`, ascending; of equal values the lowest indices win.
+
+    The difference is taken in float32 (or wider) whatever the type of `p`. k must be at most the number of latents.
+    """
+    p, minus = p.detach(), None if minus is None else minus.detach()
+    rows = max(1, _CHUNK_ELEMENTS.get(p.device.type, _CHUNK_ELEMENTS_ELSEWHERE) // max(1, p.shape[1]))
+    chunks = [_top_k(chunk if minus is None else chunk.to(minus.dtype) - minus, k) for chunk in torch.split(p, rows)]
+    return torch.cat(chunks)
+
+
+def _top_k(p: Float[Tensor, "tokens latents"], k: int) -> Int[Tensor, "tokens {k}"]:
+    latents = p.shape[1]
+    blocks, looked_at = latents // _BLOCK, k + _SPARE_BLOCKS
+    if 2 * looked_at > blocks:
+        return _top_k_of_all(p, k)
+    maxima, remainder = _block_maxima(p, blocks)
+    chosen = maxima.topk(looked_at, sorted=False).indices
+    candidates = (chosen.unsqueeze(1) + blocks * torch.arange(_BLOCK, device=p.device).unsqueeze(1)).flatten(1)
+    candidates = torch.cat([candidates, remainder.expand(len(p), -1)], dim=1)
+    selected, smallest = _largest(p.gather(1, candidates), candidates, k)
+    uncertain = (maxima >= smallest).sum(1) > looked_at
+    if bool(uncertain.any()):
+        selected[uncertain] = _top_k_of_all(p[uncertain], k)
+    return selected
+
+
+def _block_maxima(
+    p: Float[Tensor, "tokens latents"], blocks: int
+) -> tuple[Float[Tensor, "tokens blocks"], Int[Tensor, " remainder"]]:
+    """Maxima of the blocks {b, b + blocks, b + 2 blocks, ...}, and the latents at the end that are in no block."""
+    whole = blocks * _BLOCK
+    maxima = p[:, :whole].view(len(p), _BLOCK, blocks).amax(1)
+    return maxima, torch.arange(whole, p.shape[1], device=p.device)
+
+
+def _top_k_of_all(p: Float[Tensor, "tokens latents"], k: int) -> Int[Tensor, "tokens {k}"]:
+    return _largest(p, torch.arange(p.shape[1], device=p.device).expand_as(p), k)[0]
+
+
+def _largest(
+    values: Float[Tensor, "tokens candidates"], indices: Int[Tensor, "tokens candidates"], k: int
+) -> tuple[Int[Tensor, "tokens {k}"], Float[Tensor, "tokens 1"]]:
+    """The indices, ascending, of the k largest values by (value, lowest index), and the smallest of those values."""
+    if values.dtype == torch.float64:
+        return _largest_float64(values, indices, k)
+    keys = _sortable(values) << 32 | (_LAST - indices)
+    best = keys.topk(k, sorted=False).values
+    smallest = _value(best.amin(1, keepdim=True) >> 32) if k else values[:, :0]
+    return (_LAST - (best & _LAST)).sort(1).values, smallest
+
+
+_LAST = (1 << 32) - 1
+
+
+def _sortable(values: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
+    """Integers in the order of float32 values; -0 and 0 are one."""
+    bits = (values.float() + 0.0).view(torch.int32)
+    return (bits ^ (bits >> 31 & 0x7FFFFFFF)).long()
+
+
+def _value(keys: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """The float32 values that `_sortable` made `keys` of."""
+    bits = keys.int()
+    return (bits ^ (bits >> 31 & 0x7FFFFFFF)).view(torch.float32)
+
+
+def _largest_float64(
+    values: Float[Tensor, "tokens candidates"], indices: Int[Tensor, "tokens candidates"], k: int
+) -> tuple[Int[Tensor, "tokens {k}"], Float[Tensor, "tokens 1"]]:
+    """The same by two stable sorts: float64 and an index do not fit in one key."""
+    indices, by_index = indices.sort(1)
+    ranked, order = values.gather(1, by_index).sort(dim=1, descending=True, stable=True)
+    return indices.gather(1, order[:, :k]).sort(1).values, ranked[:, k - 1 : k]
+
+
+def winners(p: Float[Tensor, "tokens latents"], groups: int) -> Int[Tensor, "tokens {groups}"]:
+    """The index of the largest of each of `groups` contiguous groups; of equal values the lowest index wins.
+
+    `torch.max` over a dimension promises the first of equal maxima.
+    """
+    grouped = p.detach().view(len(p), groups, -1)
+    first = torch.arange(groups, device=p.device) * grouped.shape[2]
+    return grouped.max(2).indices + first
+
+
+def best_of(
+    allowed: Bool[Tensor, " latents"],
+    p: Float[Tensor, "tokens latents"],
+    k: int,
+    minus: Float[Tensor, " latents"] | None = None,
+) -> Int[Tensor, "tokens selected"]:
+    """As `top_k`, among the allowed latents only: min(k, how many there are) of them on each token."""
+    latents = allowed.nonzero().squeeze(1)
+    among = top_k(p[:, latents], min(k, len(latents)), None if minus is None else minus[latents])
+    return latents[among]
