@@ -1,7 +1,8 @@
 """How much disk a config asks for, before anything runs. No torch in here.
 
 Sizes follow from shapes alone, so they are right to a few percent where shapes are in the config (tokens, activations, coders)
-and rough where they are not (a model's vocabulary; how often latents fire).
+and rough where they are not (a model's vocabulary; how often latents fire: k a token is taken, which learned thresholds may
+exceed). Checkpoints are counted for one coder in training at a time.
 """
 
 import shutil

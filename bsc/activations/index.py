@@ -37,15 +37,16 @@ def _shape(path: Path) -> tuple[int, int]:
     """[rows, width] of a shard, from its header alone."""
     try:
         with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        size = max(header[name]["data_offsets"][1] for name in ("input", "output"))
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        size = 8 + length + max(header[name]["data_offsets"][1] for name in ("input", "output"))
         shapes = {(header[name]["dtype"], *header[name]["shape"]) for name in ("input", "output")}
         ((dtype, rows, width),) = shapes
     except FileNotFoundError as error:
         raise UserError("no such file", where=str(path), fix="run the stage that makes it first") from error
     except (ValueError, KeyError, TypeError, MemoryError) as error:
         raise CorruptFile("no shard of activations", where=str(path), fix=f"delete {path} and run again") from error
-    if dtype != "BF16" or path.stat().st_size < size:
+    if dtype != "BF16" or path.stat().st_size != size:
         raise CorruptFile("not a whole shard of bf16 activations", where=str(path), fix=f"delete {path} and run again")
     return int(rows), int(width)
 

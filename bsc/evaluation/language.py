@@ -62,8 +62,8 @@ def score_sequences(
 ) -> pd.DataFrame:
     """One row a sequence, with every hookpoint of `replacements` spliced.
 
-    Columns: sequence; tokens, how many are predicted; ce, their mean cross-entropy in nats; accuracy, the share of them that the
-    model ranks first. Logits are made for one sequence at a time, whatever the batch, so that memory is bounded.
+    Columns: sequence; tokens, how many are predicted; ce, their mean cross-entropy in nats; accuracy, the share of them that
+    the model ranks first. Logits are made for one sequence at a time, whatever the batch, so that memory is bounded.
     """
     rows: list[tuple[float, float]] = []
     with splice(model, replacements):

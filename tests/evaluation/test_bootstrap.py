@@ -1,0 +1,107 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from bsc.evaluation import bootstrap as module
+from bsc.evaluation.bootstrap import Interval, bootstrap, bootstrap_mean, bootstrap_ratio, wilson
+
+
+def test_mean_agrees_with_scipy():
+    data = np.random.default_rng(0).exponential(size=80)
+    ours = bootstrap_mean(data, resamples=20_000, seed=1)
+    theirs = stats.bootstrap((data,), np.mean, n_resamples=20_000, method="percentile", random_state=2).confidence_interval
+    assert ours.value == pytest.approx(data.mean(), rel=1e-12)
+    assert ours.low == pytest.approx(theirs.low, rel=0.01)
+    assert ours.high == pytest.approx(theirs.high, rel=0.01)
+
+
+def test_ratio_of_paired_sums_agrees_with_scipy():
+    generator = np.random.default_rng(0)
+    below = generator.uniform(1, 2, size=60)
+    above = below * generator.uniform(0.2, 0.4, size=60)
+    ours = bootstrap_ratio(above, below, resamples=20_000, seed=1)
+
+    def ratio(above, below, axis=-1):
+        return above.sum(axis=axis) / below.sum(axis=axis)
+
+    theirs = stats.bootstrap(
+        (above, below), ratio, paired=True, n_resamples=20_000, method="percentile", random_state=2
+    ).confidence_interval
+    assert ours.value == pytest.approx(above.sum() / below.sum(), rel=1e-12)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), rel=0.01)
+
+
+def test_weighted_mean_is_the_ratio_of_weighted_sums():
+    values, weights = np.array([0.0, 1.0, 0.5]), np.array([1.0, 3.0, 4.0])
+    weighted = bootstrap_mean(values, weights=weights, resamples=500, seed=3)
+    assert weighted.value == pytest.approx(5 / 8)
+    assert weighted == bootstrap_ratio(values * weights, weights, resamples=500, seed=3)
+    assert weighted != bootstrap_mean(values, resamples=500, seed=3)
+
+
+def test_interval_covers_the_truth_as_often_as_it_says():
+    generator = np.random.default_rng(4)
+    intervals = [bootstrap_mean(generator.normal(size=50), resamples=400, seed=n) for n in range(600)]
+    covered = np.mean([interval.low <= 0 <= interval.high for interval in intervals])
+    assert 0.91 < covered < 0.97
+
+
+@given(
+    data=st.lists(st.floats(-100, 100), min_size=1, max_size=30),
+    seed=st.integers(0, 9),
+)
+def test_interval_lies_within_the_data_and_is_the_seeds(data, seed):
+    interval = bootstrap_mean(data, resamples=100, seed=seed)
+    assert min(data) - 1e-9 <= interval.low <= interval.high <= max(data) + 1e-9
+    assert interval == bootstrap_mean(data, resamples=100, seed=seed)
+
+
+def test_seeds_differ():
+    data = np.arange(30.0)
+    assert bootstrap_mean(data, resamples=100, seed=0) != bootstrap_mean(data, resamples=100, seed=1)
+
+
+def test_work_in_pieces_takes_every_resample(monkeypatch):
+    sizes = []
+
+    def statistic(counts):
+        sizes.append(counts.shape)
+        assert (counts.sum(axis=1) == 10).all()
+        return counts[:, 0]
+
+    monkeypatch.setattr(module, "_COUNTS_AT_ONCE", 70)
+    bootstrap(statistic, 10, resamples=25, seed=0)
+    assert sizes == [(7, 10), (7, 10), (7, 10), (4, 10), (1, 10)]
+
+
+def test_undefined_resamples_are_left_out():
+    interval = bootstrap_ratio([0.0, 1.0], [0.0, 2.0], resamples=200, seed=0)
+    assert interval == Interval(0.5, 0.5, 0.5)
+    nothing = bootstrap_ratio([0.0, 0.0], [0.0, 0.0], resamples=200, seed=0)
+    assert np.isnan(nothing).all()
+    assert nothing.as_json() == {"value": None, "low": None, "high": None}
+
+
+def test_nothing_to_resample():
+    with pytest.raises(ValueError, match="no unit"):
+        bootstrap_mean([], resamples=100, seed=0)
+
+
+@pytest.mark.parametrize(("count", "total"), [(0, 50), (3, 50), (25, 50), (50, 50)])
+def test_wilson_agrees_with_scipy(count, total):
+    theirs = stats.binomtest(count, total).proportion_ci(0.95, method="wilson")
+    assert wilson(count, total) == pytest.approx((count / total, theirs.low, theirs.high), abs=1e-12)
+
+
+def test_wilson_of_nothing_is_undefined():
+    assert np.isnan(wilson(0, 0)).all()
+
+
+def test_no_torch():
+    code = "import sys, bsc.evaluation.bootstrap; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
