@@ -45,7 +45,7 @@ class SparseCoder(nn.Module):
         super().__init__()
         entry = REGISTRY[binariser]
         self.width, self.latents, self.k, self.architecture = width, latents, k, architecture
-        self.continuous = entry.continuous
+        self.binariser_key, self.continuous = binariser, entry.continuous
         bound = 1 / math.sqrt(width)
         self.W_enc = nn.Parameter(torch.empty(latents, width).uniform_(-bound, bound, generator=generator))
         self.b_enc = nn.Parameter(torch.zeros(latents))

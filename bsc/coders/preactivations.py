@@ -5,6 +5,7 @@ Most binarisers select a few latents a token and give gradients to those alone. 
 [tokens, latents] is ever made. Binarisers whose gradient is dense ask for `differentiable()`.
 """
 
+from copy import copy
 from functools import cached_property
 from typing import Any
 
@@ -54,6 +55,14 @@ class Preactivations:
     def differentiable(self) -> Float[Tensor, "tokens latents"]:
         """`dense` with autograd: its backward is one dense product (two where x itself needs a gradient)."""
         return self._attached
+
+    def with_fixed_centre(self) -> "Preactivations":
+        """The same pre-activations, through which no gradient reaches the centre (b_dec)."""
+        fixed = copy(self)
+        fixed.__dict__.pop("_attached", None)
+        x, centre, W_enc, b_enc = self._parameters
+        fixed._parameters = (x, None if centre is None else centre.detach(), W_enc, b_enc)
+        return fixed
 
 
 class _At(torch.autograd.Function):

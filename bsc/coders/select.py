@@ -2,17 +2,19 @@
 
 `torch.topk` promises nothing about ties, and bfloat16 pre-activations tie at the k-th place in most rows. So a value and its
 index are packed into one int64 key, by which no two latents are equal. To make few keys, a row is first cut into strided
-blocks: the k largest lie in the blocks with the largest maxima, and only those blocks are looked at. Rows in which that
-shortcut is not certain (more blocks reach the k-th value than were looked at) are done again in full.
+blocks {b, b + blocks, b + 2 blocks, ...}: the k largest lie in the blocks with the largest maxima, and only those blocks are
+looked at. Rows in which that shortcut is not certain (more blocks reach the k-th value than were looked at) are done again
+in full.
 """
+
+import math
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-_BLOCK = 16
 _SPARE_BLOCKS = 8
-_CHUNK_ELEMENTS = {"cpu": 1 << 19}
+_CHUNK_ELEMENTS = {"cpu": 1 << 18}
 """Rows are done in chunks whose temporaries stay in the cache."""
 _CHUNK_ELEMENTS_ELSEWHERE = 1 << 28
 
@@ -31,28 +33,22 @@ def top_k(
 
 
 def _top_k(p: Float[Tensor, "tokens latents"], k: int) -> Int[Tensor, "tokens {k}"]:
-    latents = p.shape[1]
-    blocks, looked_at = latents // _BLOCK, k + _SPARE_BLOCKS
+    looked_at = k + _SPARE_BLOCKS
+    size = 1 << round(math.log2(p.shape[1] / looked_at) / 2) if p.shape[1] > looked_at else 1
+    blocks = p.shape[1] // size
     if 2 * looked_at > blocks:
         return _top_k_of_all(p, k)
-    maxima, remainder = _block_maxima(p, blocks)
+    whole = blocks * size
+    maxima = p[:, :whole].view(len(p), size, blocks).amax(1)
     chosen = maxima.topk(looked_at, sorted=False).indices
-    candidates = (chosen.unsqueeze(1) + blocks * torch.arange(_BLOCK, device=p.device).unsqueeze(1)).flatten(1)
-    candidates = torch.cat([candidates, remainder.expand(len(p), -1)], dim=1)
+    members = chosen.unsqueeze(1) + torch.arange(0, whole, blocks, device=p.device).unsqueeze(1)
+    rest = torch.arange(whole, p.shape[1], device=p.device).expand(len(p), -1)
+    candidates = torch.cat([members.flatten(1), rest], dim=1)
     selected, smallest = _largest(p.gather(1, candidates), candidates, k)
     uncertain = (maxima >= smallest).sum(1) > looked_at
     if bool(uncertain.any()):
         selected[uncertain] = _top_k_of_all(p[uncertain], k)
     return selected
-
-
-def _block_maxima(
-    p: Float[Tensor, "tokens latents"], blocks: int
-) -> tuple[Float[Tensor, "tokens blocks"], Int[Tensor, " remainder"]]:
-    """Maxima of the blocks {b, b + blocks, b + 2 blocks, ...}, and the latents at the end that are in no block."""
-    whole = blocks * _BLOCK
-    maxima = p[:, :whole].view(len(p), _BLOCK, blocks).amax(1)
-    return maxima, torch.arange(whole, p.shape[1], device=p.device)
 
 
 def _top_k_of_all(p: Float[Tensor, "tokens latents"], k: int) -> Int[Tensor, "tokens {k}"]:

@@ -15,6 +15,7 @@ from bsc.errors import UserError
 
 _TOLERANCE = 1e-5
 _ITERATIONS = 60
+_CHUNK_ELEMENTS = 1 << 18
 
 
 class BinaryThreshold(Binariser):
@@ -82,10 +83,16 @@ class BinaryThreshold(Binariser):
 
 @torch.no_grad()
 def solve_threshold(p: Float[Tensor, "tokens latents"], k: int) -> Float[Tensor, "tokens 1"]:
-    """τ of each token with Σ_j σ(p_j - τ) = k, to 1e-5 of k; 0 < k < latents.
+    """τ of each token with Σ_j σ(p_j - τ) = k, to 1e-5 of k; 0 < k < latents. Done in chunks that stay in the cache."""
+    rows = max(1, _CHUNK_ELEMENTS // p.shape[1]) if p.device.type == "cpu" else len(p)
+    return torch.cat([_solve(chunk, k) for chunk in torch.split(p, max(1, rows))])
 
-    Newton on the logarithm of the sum, which is nearly a straight line in τ; where a step leaves the bracket, bisection. The
-    root lies within logit(k/M) of the smallest and the largest pre-activation.
+
+def _solve(p: Float[Tensor, "tokens latents"], k: int) -> Float[Tensor, "tokens 1"]:
+    """Newton on the logarithm of the sum, nearly a straight line in τ; where a step leaves the bracket, bisection.
+
+    The root lies within logit(k/M) of the smallest and the largest pre-activation. A token that has converged stays: its next
+    step is smaller than its last digit, and would be taken for one out of the bracket.
     """
     shift = math.log(k / (p.shape[1] - k))
     low, high = p.amin(1, keepdim=True) - shift, p.amax(1, keepdim=True) - shift
@@ -93,10 +100,12 @@ def solve_threshold(p: Float[Tensor, "tokens latents"], k: int) -> Float[Tensor,
     for _ in range(_ITERATIONS):
         gate = torch.sigmoid(p - threshold)
         total = gate.sum(1, keepdim=True)
-        if bool(((total - k).abs() <= _TOLERANCE * k).all()):
+        converged = (total - k).abs() <= _TOLERANCE * k
+        if bool(converged.all()):
             break
         low, high = torch.where(total > k, threshold, low), torch.where(total < k, threshold, high)
         slope = gate.mul_(1 - gate).sum(1, keepdim=True)
         newton = threshold + total * torch.log(total / k) / slope
-        threshold = torch.where((newton > low) & (newton < high), newton, (low + high) / 2)
+        step = torch.where((newton > low) & (newton < high), newton, (low + high) / 2)
+        threshold = torch.where(converged, threshold, step)
     return threshold

@@ -1,0 +1,49 @@
+"""A coder in the format of EleutherAI's `sparsify`, the library of the paper's authors.
+
+`sparsify` (1.3) knows continuous coders: TopK and GroupMax, as SAE, transcoder and skip-transcoder, by the same formulas. Its
+names: encoder.weight is our W_enc, encoder.bias our b_enc; W_dec, b_dec and W_skip are the same. `transcode` is what keeps
+it from subtracting b_dec before it encodes.
+"""
+
+from pathlib import Path
+
+from bsc.coders.coder import SparseCoder
+from bsc.coders.load import load_coder
+from bsc.errors import UserError
+from bsc.io import write_json, write_tensors
+
+_ACTIVATIONS = {"topk": "topk", "groupmax": "groupmax"}
+_RENAMED = {"W_enc": "encoder.weight", "b_enc": "encoder.bias"}
+
+
+def export_sparsify(folder: Path, output: Path) -> None:
+    """Write the coder of `folder` so that `sparsify.SparseCoder.load_from_disk(output)` reads it: two files.
+
+    To load several with `load_many`, name each output folder after its hookpoint. Raises UserError for a binariser that the
+    library does not know, CorruptFile when the coder is damaged.
+    """
+    coder = load_coder(folder)
+    binariser = coder.binariser_key
+    if binariser not in _ACTIVATIONS:
+        raise UserError(
+            f"sparsify has no `{binariser}`: it reads {' and '.join(_ACTIVATIONS)} coders only",
+            where=str(folder),
+            fix="load it with bsc.coders.load.load_coder instead",
+        )
+    tensors = {_RENAMED.get(name, name): tensor.cpu() for name, tensor in coder.state_dict().items()}
+    write_tensors(output / "sae.safetensors", tensors, {"format": "pt"})
+    write_json(output / "cfg.json", _config(coder, _ACTIVATIONS[binariser]))
+
+
+def _config(coder: SparseCoder, activation: str) -> dict[str, object]:
+    return {
+        "activation": activation,
+        "expansion_factor": coder.latents // coder.width,
+        "normalize_decoder": coder.unit_norm,
+        "num_latents": coder.latents,
+        "k": coder.k,
+        "multi_topk": False,
+        "skip_connection": coder.W_skip is not None,
+        "transcode": not coder.is_sae,
+        "d_in": coder.width,
+    }
