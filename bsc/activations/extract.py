@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from bsc.activations.writer import ShardWriter
 from bsc.corpus.store import TokenStore, read_tokens
@@ -66,7 +67,9 @@ def _identity(spec: ActivationsSpec, model: Path, tokens: Path) -> dict[str, Any
     }
 
 
-def _fill(writer: ShardWriter, decoder: nn.Module, contexts: Int[Tensor, "contexts length"], spec: ActivationsSpec) -> None:
+def _fill(
+    writer: ShardWriter, decoder: PreTrainedModel, contexts: Int[Tensor, "contexts length"], spec: ActivationsSpec
+) -> None:
     """Run the contexts that are not written yet through the model, in batches that start where they always start."""
     length = contexts.shape[1]
     label = f"activations, {spec.split}, contexts from {spec.first}"

@@ -78,8 +78,8 @@ class ShardWriter:
             for number, tensor in enumerate(pair):
                 count = tensor.shape[0]
                 row = number * self.rows + self.rows_done
-                data = tensor.contiguous().cpu().view(torch.uint8).numpy().reshape(-1)
-                self._write(hookpoint, len(self._header) + row * self.width * BFLOAT16_BYTES, memoryview(data))
+                data = tensor.contiguous().cpu().view(torch.uint8).flatten().numpy().data
+                self._write(hookpoint, len(self._header) + row * self.width * BFLOAT16_BYTES, data)
         self.rows_done += count
         if time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self.flush()

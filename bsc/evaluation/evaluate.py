@@ -36,7 +36,7 @@ def evaluate(spec: EvaluationSpec, model: Path, tokens: Path, baseline: Path, co
         )
     unspliced = read_baseline(baseline, spec)
     language_model, contexts = load(spec, model, tokens)
-    width = int(language_model.config.hidden_size)  # type: ignore[union-attr, arg-type]
+    width = int(language_model.config.hidden_size)
     recorders = {hookpoint: _recorder(folder, width, spec) for hookpoint, folder in zip(spec.hookpoints, coders, strict=True)}
     table, metrics = measure(spec, language_model, contexts, recorders, unspliced, ", ".join(map(str, coders)))
     latents = pd.concat([recorder.latents() for recorder in recorders.values()])

@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from bsc.corpus.store import read_tokens
 from bsc.device import device, resolve_dtype
@@ -25,7 +26,7 @@ PROBE = 8
 """Tokens on which the model's own logits are compared with those worked out here."""
 
 
-def load(spec: EvaluationSpec, model: Path, tokens: Path) -> tuple[nn.Module, Int[Tensor, "sequences context"]]:
+def load(spec: EvaluationSpec, model: Path, tokens: Path) -> tuple[PreTrainedModel, Int[Tensor, "sequences context"]]:
     """The whole model in the spec's precision, and the first `spec.sequences` contexts of the evaluation split.
 
     Raises UserError when the split has fewer, or when the model's logits are not its vocabulary head's output alone.
@@ -37,7 +38,7 @@ def load(spec: EvaluationSpec, model: Path, tokens: Path) -> tuple[nn.Module, In
             where=f"{tokens}, split {SPLIT}",
             fix="lower `evaluation.sequences`, or raise `corpus.splits.evaluation` and make the tokens again",
         )
-    language_model: nn.Module = load_model(model, resolve_dtype(spec.dtype, device()))
+    language_model: PreTrainedModel = load_model(model, resolve_dtype(spec.dtype, device()))
     _check_head(language_model, contexts[:1, :PROBE], model)
     return language_model, contexts[: spec.sequences]
 
@@ -53,7 +54,7 @@ def batches(contexts: Int[Tensor, "sequences context"], size: int, label: str) -
 
 @torch.inference_mode()
 def score_sequences(
-    model: nn.Module,
+    model: PreTrainedModel,
     contexts: Int[Tensor, "sequences context"],
     replacements: Mapping[str, Replacement],
     *,
@@ -68,7 +69,7 @@ def score_sequences(
     rows: list[tuple[float, float]] = []
     with splice(model, replacements):
         for tokens in batches(contexts, batch, label):
-            hidden = _hidden(model, tokens)
+            hidden = hidden_states(model, tokens)
             rows += [_score(_logits(model, states), sequence) for states, sequence in zip(hidden, tokens, strict=True)]
     table = pd.DataFrame(rows, columns=["ce", "accuracy"])
     table.insert(0, "tokens", contexts.shape[1] - 1)
@@ -76,13 +77,14 @@ def score_sequences(
     return table
 
 
-def _hidden(model: nn.Module, tokens: Int[Tensor, "batch context"]) -> Float[Tensor, "batch context d"]:
-    states: Tensor = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state  # type: ignore[operator, union-attr]
+def hidden_states(model: PreTrainedModel, tokens: Int[Tensor, "batch context"]) -> Float[Tensor, "batch context d"]:
+    """What the vocabulary head is given, without running the head."""
+    states: Tensor = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
     return states
 
 
-def _logits(model: nn.Module, states: Float[Tensor, "context d"]) -> Float[Tensor, "context vocabulary"]:
-    logits: Tensor = model.get_output_embeddings()(states)  # type: ignore[operator]
+def _logits(model: PreTrainedModel, states: Float[Tensor, "context d"]) -> Float[Tensor, "context vocabulary"]:
+    logits: Tensor = model.get_output_embeddings()(states)  # type: ignore[no-untyped-call]
     return logits.float()
 
 
@@ -94,11 +96,11 @@ def _score(logits: Float[Tensor, "context vocabulary"], tokens: Int[Tensor, "con
 
 
 @torch.inference_mode()
-def _check_head(model: nn.Module, tokens: Int[Tensor, "1 probe"], folder: Path) -> None:
+def _check_head(model: PreTrainedModel, tokens: Int[Tensor, "1 probe"], folder: Path) -> None:
     """Refuse models that scale or cap their logits after the head: cross-entropy would come out wrong without a word."""
     tokens = tokens.long().to(device())
     own = model(input_ids=tokens, use_cache=False).logits[0].float()
-    ours = _logits(model, _hidden(model, tokens)[0])
+    ours = _logits(model, hidden_states(model, tokens)[0])
     if not torch.allclose(own, ours, atol=0.02 * float(own.abs().max())):
         raise UserError(
             "the model changes its logits after the vocabulary head, which evaluation does not know",

@@ -8,10 +8,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from bsc.evaluation.baseline import METRICS, SEQUENCES, read_baseline
-from bsc.evaluation.language import batches, load
+from bsc.evaluation.language import batches, hidden_states, load
 from bsc.evaluation.replacement import Recorder, constant
 from bsc.evaluation.spliced import measure
 from bsc.io import write_json, write_parquet
@@ -40,13 +41,13 @@ def references(spec: EvaluationSpec, model: Path, tokens: Path, baseline: Path, 
 
 @torch.inference_mode()
 def mean_outputs(
-    model: nn.Module, contexts: Int[Tensor, "sequences context"], spec: EvaluationSpec
+    model: PreTrainedModel, contexts: Int[Tensor, "sequences context"], spec: EvaluationSpec
 ) -> dict[str, Float[Tensor, "d"]]:
     """The mean output of each hooked module over all tokens but those of position 0, in float64."""
     sums: dict[str, Tensor] = {}
     with capture(model, spec.hookpoints) as captured:
         for batch in batches(contexts, spec.batch_sequences, "mean outputs"):
-            model.base_model(input_ids=batch, use_cache=False)  # type: ignore[operator]
+            hidden_states(model, batch)
             for hookpoint, (_, y) in captured.items():
                 sums[hookpoint] = sums.get(hookpoint, 0) + y[:, 1:].double().sum(dim=(0, 1))
     rows = len(contexts) * (contexts.shape[1] - 1)

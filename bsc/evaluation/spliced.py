@@ -5,7 +5,8 @@ from typing import Any
 
 import pandas as pd
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from bsc.evaluation.language import score_sequences
 from bsc.evaluation.metrics import fidelity_metrics, frequency_metrics, language_metrics
@@ -18,7 +19,7 @@ OF_ONE_HOOKPOINT = ("fvu", "variance_left_out", "l0", "dead_fraction", "ultra_hi
 
 def measure(
     spec: EvaluationSpec,
-    model: nn.Module,
+    model: PreTrainedModel,
     contexts: Int[Tensor, "sequences context"],
     recorders: Mapping[str, Recorder],
     unspliced: pd.DataFrame,
