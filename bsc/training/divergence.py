@@ -1,0 +1,45 @@
+"""A run that has diverged stops at once, leaves its state to be looked at, and says what to change."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64
+
+from bsc.errors import UserError
+from bsc.io import write_json, write_tensors
+from bsc.training.trainer import Trainer
+
+DIVERGED = ("diverged.safetensors", "diverged.json")
+"""The state after the bad step (on a GPU, up to 50 steps after it), and the measurements of the last steps up to it."""
+_LAST = 20
+
+
+def raise_if_diverged(trainer: Trainer, rows: Float64[np.ndarray, "new columns"], output: Path) -> None:
+    """Save DIVERGED in `output` and raise UserError when one of the freshly fetched rows of the log is beyond hope.
+
+    A checkpoint from before is left where it is: the same spec diverges again from there, another spec does not take it.
+    """
+    step = trainer.log.diverged_at(rows)
+    if step is None:
+        return
+    last = trainer.log.frame()[["step", "fvu", "loss", "gradient_norm"]].iloc[max(step - _LAST, 0) : step]
+    write_tensors(output / DIVERGED[0], trainer.tensors())
+    write_json(output / DIVERGED[1], {"step": step, "last": _jsonable(last)})
+    spec, bad = trainer.spec, last.iloc[-1]
+    key = f"binarisers.{spec.binariser}.learning_rate"
+    raise UserError(
+        f"training diverged at step {step}: FVU {bad['fvu']:.4g}, loss {bad['loss']:.4g}, gradient norm "
+        f"{bad['gradient_norm']:.4g}; the state is in {DIVERGED[0]}",
+        where=str(output),
+        fix=f"lower `{key}` (it is {spec.learning_rate:g}) or raise `training.warmup_steps`",
+    )
+
+
+def _jsonable(frame: pd.DataFrame) -> list[dict[str, float | str]]:
+    """Rows with what is not finite as text: JSON has no word for it."""
+    return [
+        {str(name): value if math.isfinite(value) else str(value) for name, value in row.items()}
+        for row in frame.to_dict("records")
+    ]
