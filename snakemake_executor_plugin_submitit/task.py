@@ -1,0 +1,126 @@
+"""What runs on the node: the command of one job, its signals, and its exit record.
+
+submitit unpickles a `Task` and calls it; no other module of this package is imported there but `record`. Two signals matter:
+
+- SIGUSR2, ahead of the job's end (`--signal=B:USR2@N`), is handled by submitit, which calls `checkpoint`. The command is
+  started with SIGUSR2 ignored, so that Snakemake and shells live on; a program that saves its state on SIGUSR2 installs a
+  handler, saves, and exits with a code other than 0. Then submitit requeues the job. A program that knows nothing of the signal
+  goes on to its end.
+- SIGTERM comes from scancel, from preemption and at the end of the time limit. It is passed on, and the command waited for.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+from submitit import JobEnvironment
+from submitit.core.utils import DelayedSubmission, UncompletedJobError
+
+from .record import ExitRecord, record_path, write_record
+
+SAVE = signal.SIGUSR2
+GROUP_POLL_SECONDS = 0.1
+INTERRUPT_SECONDS = 0.5
+
+
+class Task:
+    """A shell command to run as a job; pickled by submitit on the one side and called on the other."""
+
+    def __init__(self, command: str, token: str, folder: Path) -> None:
+        self.command, self.token, self.folder = command, token, folder
+        self._pid = 0  # of the command's shell, which leads a process group; 0 before it starts
+        self._status: int | None = None
+        self._warned_by: str | None = None
+
+    def __call__(self) -> int:
+        """Run the command and leave its exit record; on Slurm, end this process with the command's exit code."""
+        path = record_path(self.folder, JobEnvironment().job_id)
+        path.unlink(missing_ok=True)
+        begun = time.monotonic()
+        self._start()
+        outcome = self._outcome()
+        record = self._record(outcome, time.monotonic() - begun)
+        write_record(path, record)
+        if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+            raise SystemExit(record.exit_code)
+        return record.exit_code
+
+    def checkpoint(self) -> DelayedSubmission | None:
+        """Let the command save its state and leave; what to run once the job is requeued, None if the command got done."""
+        self._warned_by = SAVE.name
+        self._pass_on(SAVE)
+        if self._pid and self._wait() == 0:
+            return None
+        return DelayedSubmission(Task(self.command, self.token, self.folder))
+
+    def _start(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._on_terminate)
+            signal.signal(signal.SIGINT, self._on_interrupt)
+        # A group of its own: signals reach the command and what it started, and not this process.
+        shell = ["/bin/sh", "-c", f"trap '' {SAVE.name.removeprefix('SIG')}\n{self.command}"]
+        self._pid = os.posix_spawn(shell[0], shell, os.environ, setpgroup=0, setsigdef=[signal.SIGPIPE])
+
+    def _outcome(self) -> int:
+        """The command's exit code, negative if a signal ended it. submitit's handler for SIGUSR2 may run inside."""
+        try:
+            self._wait()
+        except (UncompletedJobError, subprocess.SubprocessError, OSError) as error:
+            print(
+                f"not requeued: {error}", flush=True
+            )  # raised through the wait by submitit: done, out of requeues, or refused
+        outcome = self._wait()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(SAVE, signal.SIG_IGN)
+        return outcome
+
+    def _wait(self) -> int:
+        """Wait for the command, and after a signal for all it started too; safe to call inside itself, from a handler."""
+        assert self._pid is not None
+        while self._status is None:
+            try:
+                self._status = os.waitpid(self._pid, 0)[1]
+            except ChildProcessError:
+                continue  # the handler's wait, inside this one, was the one that saw the end
+        while self._warned_by and self._group_lives():
+            time.sleep(GROUP_POLL_SECONDS)
+        return os.waitstatus_to_exitcode(self._status)
+
+    def _group_lives(self) -> bool:
+        try:
+            os.killpg(self._pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def _pass_on(self, number: signal.Signals) -> None:
+        if self._pid:
+            with suppress(ProcessLookupError):
+                os.killpg(self._pid, number)
+
+    def _on_terminate(self, number: int, frame: FrameType | None) -> None:
+        self._warned_by = signal.Signals(number).name
+        self._pass_on(signal.SIGTERM)
+
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        """The local backend cancels with SIGINT, and SIGKILL a second later, which would not reach the command."""
+        self._on_terminate(number, frame)
+        time.sleep(INTERRUPT_SECONDS)
+        self._pass_on(signal.SIGKILL)
+
+    def _record(self, outcome: int, seconds: float) -> ExitRecord:
+        return ExitRecord(
+            token=self.token,
+            exit_code=outcome if outcome >= 0 else 128 - outcome,
+            killed_by=signal.Signals(-outcome).name if outcome < 0 else None,
+            warned_by=self._warned_by,
+            node=os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+            seconds=round(seconds, 3),
+            requeues=int(os.environ.get("SLURM_RESTART_COUNT", 0)),
+        )
