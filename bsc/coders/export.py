@@ -12,7 +12,7 @@ from bsc.coders.load import load_coder
 from bsc.errors import UserError
 from bsc.io import write_json, write_tensors
 
-_ACTIVATIONS = {"topk": "topk", "groupmax": "groupmax"}
+_KNOWN = ("topk", "groupmax")
 _RENAMED = {"W_enc": "encoder.weight", "b_enc": "encoder.bias"}
 
 
@@ -23,21 +23,20 @@ def export_sparsify(folder: Path, output: Path) -> None:
     library does not know, CorruptFile when the coder is damaged.
     """
     coder = load_coder(folder)
-    binariser = coder.binariser_key
-    if binariser not in _ACTIVATIONS:
+    if coder.binariser_key not in _KNOWN:
         raise UserError(
-            f"sparsify has no `{binariser}`: it reads {' and '.join(_ACTIVATIONS)} coders only",
+            f"sparsify has no `{coder.binariser_key}`: it reads {' and '.join(_KNOWN)} coders only",
             where=str(folder),
             fix="load it with bsc.coders.load.load_coder instead",
         )
     tensors = {_RENAMED.get(name, name): tensor.cpu() for name, tensor in coder.state_dict().items()}
     write_tensors(output / "sae.safetensors", tensors, {"format": "pt"})
-    write_json(output / "cfg.json", _config(coder, _ACTIVATIONS[binariser]))
+    write_json(output / "cfg.json", _config(coder))
 
 
-def _config(coder: SparseCoder, activation: str) -> dict[str, object]:
+def _config(coder: SparseCoder) -> dict[str, object]:
     return {
-        "activation": activation,
+        "activation": coder.binariser_key,
         "expansion_factor": coder.latents // coder.width,
         "normalize_decoder": coder.unit_norm,
         "num_latents": coder.latents,
