@@ -1,0 +1,77 @@
+"""What an explainer is given, what it says, and what it is asked afterwards. No torch."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from bsc.autointerp.samples import Sample
+from bsc.autointerp.windows import Grid
+
+Decode = Callable[[Sequence[int]], str]
+"""From token ids to text."""
+
+UNPARSED = -1
+"""The answer that could not be read; 1 is yes and 0 is no."""
+
+
+@dataclass(frozen=True)
+class LatentExamples:
+    """What an explainer sees of a latent: windows of the explanation half, strongest decile last.
+
+    activations: 0 where it does not fire. targets: the tokens to be explained, at more than `mark_above` of their window's
+    maximum. silent: windows in which it never fires.
+    """
+
+    latent: int
+    tokens: Int[np.ndarray, "firing window"]
+    activations: Float[np.ndarray, "firing window"]
+    targets: Bool[np.ndarray, "firing window"]
+    silent: Int[np.ndarray, "silent window"]
+
+    @classmethod
+    def of(cls, sample: Sample, grid: Grid, mark_above: float) -> "LatentExamples":
+        """The examples that a sample of windows stands for."""
+        dense = sample.activations
+        targets = dense > mark_above * dense.max(1, keepdims=True)
+        return cls(sample.latent, grid.tokens[sample.firing], dense, targets, grid.tokens[sample.silent])
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """text: a sentence for a reader. rules: what the explainer itself answers by, as JSON; None where the text is all."""
+
+    text: str
+    rules: Any = None
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Windows about which one latent's explanation is asked, in the order shown, `a_prompt` to a prompt.
+
+    marks: the marked tokens, where the question is whether the marks fit; None where it is whether the window fits. Which
+    windows fire is not in here.
+    """
+
+    tokens: Int[np.ndarray, "questions window"]
+    marks: Bool[np.ndarray, "questions window"] | None
+    a_prompt: int
+
+
+Answers = Int[np.ndarray, " questions"]
+"""1, 0 or UNPARSED for each question."""
+
+
+class Explainer(ABC):
+    """Explains latents, and answers questions by explanations, its own or another latent's."""
+
+    @abstractmethod
+    def explain(self, examples: Sequence[LatentExamples], decode: Decode) -> list[Explanation]:
+        """One explanation for each latent."""
+
+    @abstractmethod
+    def answer(self, asked: Sequence[tuple[Explanation, Questions]]) -> list[Answers]:
+        """The answers to each latent's questions, by the explanation beside them and nothing else."""

@@ -1,0 +1,104 @@
+"""From answers to a latent's metrics, and from latents' F1 to a coder's scores (paper, Sec. 4 and Fig. 3). No torch."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Int
+
+from bsc.autointerp.explainers.base import UNPARSED
+from bsc.autointerp.samples import NOT_SAMPLED, SCORED, STATUSES, TOO_DENSE
+from bsc.evaluation.bootstrap import Interval, bootstrap_mean
+
+OUTCOME = {
+    **dict.fromkeys(("true_positive", "true_negative", "false_positive", "false_negative", "unparsed"), "int64"),
+    **dict.fromkeys(("precision", "recall", "f1", "f1_parsed", "balanced_accuracy", "auroc"), "float64"),
+}
+"""The columns of a latent's outcome, with their types."""
+_UNDEFINED = Interval(np.nan, np.nan, np.nan).as_json()
+
+
+def outcome(firing: Bool[np.ndarray, " questions"], answers: Int[np.ndarray, " questions"]) -> dict[str, float]:
+    """One latent's metrics from the truth and the answers to its questions.
+
+    An answer that could not be read counts as wrong: a false negative or a false positive (*ours*; the authors drop it, as
+    `f1_parsed` does). Precision, recall and F1 are 0 when there is no true positive. `auroc` needs probabilities: NaN here.
+    """
+    parsed = answers != UNPARSED
+    yes = np.where(parsed, answers == 1, ~firing)
+    true_positive, false_positive = int((yes & firing).sum()), int((yes & ~firing).sum())
+    true_negative, false_negative = int((~yes & ~firing).sum()), int((~yes & firing).sum())
+    recall, specificity = _share(true_positive, false_negative), _share(true_negative, false_positive)
+    return {
+        "true_positive": true_positive,
+        "true_negative": true_negative,
+        "false_positive": false_positive,
+        "false_negative": false_negative,
+        "unparsed": int((~parsed).sum()),
+        "precision": _share(true_positive, false_positive),
+        "recall": recall,
+        "f1": _f1(yes, firing),
+        "f1_parsed": _f1(yes[parsed], firing[parsed]),
+        "balanced_accuracy": (recall + specificity) / 2,
+        "auroc": float("nan"),
+    }
+
+
+def _share(part: int, rest: int) -> float:
+    return part / (part + rest) if part else 0.0
+
+
+def _f1(yes: Bool[np.ndarray, " questions"], firing: Bool[np.ndarray, " questions"]) -> float:
+    return _share(2 * int((yes & firing).sum()), int((yes ^ firing).sum()))
+
+
+def frequency_weighted(f1: "pd.Series[float]", firings: "pd.Series[int]") -> float:
+    """Mean F1 of a coder's latents, each weighted by how often it fires (paper, Fig. 3).
+
+    f1: per latent, in [0, 1]. firings: tokens on which the latent fired in the cache, same index.
+    Raises ValueError when no scored latent ever fired: the score is then undefined, not zero.
+    """
+    total = firings.sum()
+    if total == 0:
+        raise ValueError("no scored latent fired in the cache; was the cache built for this coder?")
+    return float((f1 * firings).sum() / total)
+
+
+def dense_band(weighted: float, firings_by_status: "pd.Series[int]") -> dict[str, float]:
+    """The frequency-weighted score if all too-dense latents had an F1 of 0, and of 1 (*ours*).
+
+    weighted: the score of the scored latents, which stands for those that were eligible and not sampled too.
+    """
+    eligible = int(firings_by_status.get(SCORED, 0)) + int(firings_by_status.get(NOT_SAMPLED, 0))
+    dense = int(firings_by_status.get(TOO_DENSE, 0))
+    share = dense / (eligible + dense)
+    return {"dense_as_zero": weighted * (1 - share), "dense_as_one": weighted * (1 - share) + share}
+
+
+def coder_scores(scores: pd.DataFrame, firings_by_status: "pd.Series[int]", *, resamples: int, seed: int) -> dict[str, Any]:
+    """The unweighted and the frequency-weighted score of one scorer under one control, with 95% intervals over latents.
+
+    scores: columns f1 and firings, a row a latent. With no row, everything is null.
+    """
+    if scores.empty:
+        band = {"dense_as_zero": None, "dense_as_one": None}
+        return {"unweighted": _UNDEFINED, "weighted": {**_UNDEFINED, **band}}
+    f1, firings = scores["f1"], scores["firings"]
+    weighted = bootstrap_mean(f1, weights=firings, resamples=resamples, seed=seed)
+    return {
+        "unweighted": bootstrap_mean(f1, resamples=resamples, seed=seed).as_json(),
+        "weighted": {**weighted.as_json(), **dense_band(frequency_weighted(f1, firings), firings_by_status)},
+    }
+
+
+def latent_counts(latents: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """`latents`, how many have each status, and `firing_shares`, their shares of all firings (0 where nothing fires).
+
+    latents: columns status and firings, all latents of a coder.
+    """
+    groups = {name.replace(" ", "_"): latents.loc[latents["status"] == name, "firings"] for name in STATUSES}
+    total = max(int(latents["firings"].sum()), 1)
+    return {
+        "latents": {name: len(group) for name, group in groups.items()},
+        "firing_shares": {name: float(group.sum() / total) for name, group in groups.items()},
+    }

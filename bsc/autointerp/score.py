@@ -1,0 +1,140 @@
+"""Scores of explanations, on windows of the test half, which the explainer did not see. No torch."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Int
+
+from bsc.autointerp.explain import FILE as EXPLANATIONS
+from bsc.autointerp.explain import in_batches, open_windows
+from bsc.autointerp.explainers import explainer_for
+from bsc.autointerp.explainers.base import UNPARSED, Answers, Explanation
+from bsc.autointerp.metrics import OUTCOME, coder_scores, latent_counts, outcome
+from bsc.autointerp.samples import SCORED, Sample, sample_for_test
+from bsc.autointerp.scorers import scorer_named
+from bsc.autointerp.windows import Grid
+from bsc.errors import UserError
+from bsc.io import read_manifest, read_parquet, write_json, write_manifest, write_parquet
+from bsc.progress import Progress
+from bsc.stages import ScoreSpec
+
+SCORES, ANSWERS, SUMMARY = "scores.parquet", "answers.parquet", "summary.json"
+NONE, SHUFFLED = "none", "shuffled"
+_KEYS = ["latent", "scorer", "control"]
+_EXAM, _DONOR = 3, 4
+"""Streams of random numbers, beside those of `bsc.autointerp.samples`."""
+
+
+def score(spec: ScoreSpec, latents: Path, explanations: Path, tokens: Path, output: Path) -> None:
+    """Write `scores.parquet`, `answers.parquet` and `summary.json`.
+
+    scores: a row for each (latent, scorer, control): the columns of `outcome`, and the latent's firings. answers: a row a
+    question: latent, scorer, control, window, firing, answer (1, 0, or null when it could not be read). summary: `scorers`, by
+    scorer and control `coder_scores`; and `latent_counts`. control: `none`, or `shuffled` (*ours*): each latent is scored by
+    another scored latent's explanation. Raises UserError when the explanations were made from other windows.
+    """
+    cache, grid = open_windows(spec.windows, latents, tokens)
+    table = _explained(spec, explanations)
+    scored = table[table["status"] == SCORED]
+    judged: list[_Judged] = []
+    with Progress("score", len(scored), "latents") as progress:
+        said = _said_by_control(spec, scored)
+        for places in in_batches(list(range(len(scored)))):
+            samples = [sample_for_test(cache, grid, spec.windows, latent) for latent in scored["latent"].iloc[places]]
+            judged += _judge(spec, grid, samples, {control: [said[control][place] for place in places] for control in said})
+            progress.advance(len(places))
+    scores = _scores(judged, table)
+    write_parquet(output / SCORES, scores)
+    write_parquet(output / ANSWERS, _answers(judged))
+    write_json(output / SUMMARY, _summary(spec, scores, table))
+    write_manifest(output, [SCORES, ANSWERS, SUMMARY], {"scorers": spec.scorers, "scored": len(scored)})
+
+
+class _Judged(NamedTuple):
+    """One latent's answers by one scorer under one control; windows, firing and answers are by question."""
+
+    latent: int
+    scorer: str
+    control: str
+    windows: Int[np.ndarray, " questions"]
+    firing: Bool[np.ndarray, " questions"]
+    answers: Answers
+
+
+def _explained(spec: ScoreSpec, explanations: Path) -> pd.DataFrame:
+    made = read_manifest(explanations)
+    if made["windows"] != spec.windows.model_dump():
+        raise UserError(
+            "the explanations were made from other windows than those that are to be scored",
+            where=str(explanations),
+            fix="explain again with the same `windows`",
+        )
+    return read_parquet(explanations / EXPLANATIONS)
+
+
+def _said_by_control(spec: ScoreSpec, scored: pd.DataFrame) -> dict[str, list[Explanation]]:
+    """The explanation by which each scored latent is judged, under each control. One latent alone cannot be shuffled."""
+    texts = zip(scored["explanation"], scored["rules"], strict=True)
+    own = [Explanation(text, json.loads(rules)) for text, rules in texts]
+    if not spec.shuffled or len(own) < 2:
+        return {NONE: own}
+    return {NONE: own, SHUFFLED: [own[donor] for donor in derangement(len(own), [spec.windows.seed, _DONOR])]}
+
+
+def derangement(count: int, seed: list[int]) -> Int[np.ndarray, " count"]:
+    """A permutation without a fixed point, one random cycle through all; count: 2 or more."""
+    cycle = np.random.default_rng(seed).permutation(count)
+    donors = np.empty(count, np.int64)
+    donors[cycle] = np.roll(cycle, 1)
+    return donors
+
+
+def _judge(spec: ScoreSpec, grid: Grid, samples: list[Sample], said: dict[str, list[Explanation]]) -> Iterator[_Judged]:
+    """A batch of latents. Every control is asked the same questions."""
+    judge = explainer_for(spec.explainer)
+    for scorer in spec.scorers:
+        make = scorer_named(scorer)
+        generators = [np.random.default_rng([spec.windows.seed, _EXAM, sample.latent]) for sample in samples]
+        exams = [make(sample, grid, spec, generator) for sample, generator in zip(samples, generators, strict=True)]
+        for control, explanations in said.items():
+            asked = [(explanation, exam.questions) for explanation, exam in zip(explanations, exams, strict=True)]
+            for sample, exam, answers in zip(samples, exams, judge.answer(asked), strict=True):
+                yield _Judged(sample.latent, scorer, control, exam.windows, exam.firing, answers)
+
+
+def _scores(judged: list[_Judged], table: pd.DataFrame) -> pd.DataFrame:
+    rows = [[one.latent, one.scorer, one.control, *outcome(one.firing, one.answers).values()] for one in judged]
+    scores = pd.DataFrame(rows, columns=[*_KEYS, *OUTCOME])
+    scores = scores.astype({"latent": "int64", "scorer": "str", "control": "str", **OUTCOME})
+    scores["firings"] = scores["latent"].map(table.set_index("latent")["firings"]).astype("int64")
+    return scores.sort_values(["scorer", "control", "latent"], ignore_index=True)
+
+
+def _answers(judged: list[_Judged]) -> pd.DataFrame:
+    judged = sorted(judged, key=lambda one: (one.scorer, one.control, one.latent))
+    sizes = [len(one.answers) for one in judged]
+    keys = pd.DataFrame([one[: len(_KEYS)] for one in judged], columns=_KEYS)
+    columns = {name: np.concatenate([[], *(getattr(one, name) for one in judged)]) for name in ("windows", "firing", "answers")}
+    answers = pd.array(columns["answers"].astype(np.int8), dtype="Int8")
+    answers[columns["answers"] == UNPARSED] = pd.NA
+    return keys.loc[keys.index.repeat(sizes)].assign(
+        window=columns["windows"].astype(np.int64), firing=columns["firing"].astype(bool), answer=answers
+    )
+
+
+def _summary(spec: ScoreSpec, scores: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
+    firings = table.groupby("status")["firings"].sum()
+    found: dict[str, Any] = {}
+    for scorer in spec.scorers:
+        of_scorer = scores[scores["scorer"] == scorer]
+        found[scorer] = {
+            control: coder_scores(
+                of_scorer[of_scorer["control"] == control], firings, resamples=spec.resamples, seed=spec.windows.seed
+            )
+            for control in (NONE, *([SHUFFLED] if spec.shuffled else []))
+        }
+    return {"scorers": found, **latent_counts(table)}

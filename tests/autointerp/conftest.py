@@ -1,0 +1,5 @@
+"""The fixture of the made-up world."""
+
+from autointerp_world import world
+
+__all__ = ["world"]
