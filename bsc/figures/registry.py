@@ -14,6 +14,7 @@ class Figure:
     """module: where its `draw` is. needs: which results of each coder it reads. select: which coders of a grid it shows.
 
     kind: figure (PDF and PNG) or table (CSV, and LaTeX where `latex`). joint: joint evaluations are shown too.
+    shows: a coder that the grid must have for there to be anything to show, in words.
     """
 
     module: str
@@ -22,6 +23,7 @@ class Figure:
     kind: Literal["figure", "table"] = "figure"
     joint: bool = False
     latex: bool = False
+    shows: str = "a coder"
 
     def files(self, name: str) -> list[str]:
         """What it writes under the results folder, when its name is `name`; the CSV holds the numbers that it shows."""
@@ -61,8 +63,8 @@ FIGURES: dict[str, Figure] = {
     "fig1": Figure("bsc.figures.by_k", ("evaluation",), transcoders),
     "fig2": Figure("bsc.figures.by_k", ("scores",), transcoders),
     "fig3": Figure("bsc.figures.by_k", ("scores",), transcoders),
-    "fig4": Figure("bsc.figures.windows", ("scores", "explanations", "latents"), one_continuous),
-    "fig5": Figure("bsc.figures.windows", ("scores", "explanations", "latents"), one_binary),
+    "fig4": Figure("bsc.figures.windows", ("scores", "explanations", "latents"), one_continuous, shows="a `topk` coder"),
+    "fig5": Figure("bsc.figures.windows", ("scores", "explanations", "latents"), one_binary, shows="a `binary-topk` coder"),
     "fig7": Figure("bsc.figures.by_k", ("evaluation",), everything),
     "fig16": Figure("bsc.figures.frequencies", ("latents",), everything),
     "table1": Figure("bsc.figures.tables", ("evaluation", "references", "scores"), everything, "table", True, True),

@@ -1,0 +1,202 @@
+"""Figures of one number by k: a panel for each architecture and hookpoint, a line a binariser (paper, Figs. 1-3 and 7)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+
+from bsc.coders.binarisers.registry import REGISTRY
+from bsc.errors import UserError
+from bsc.figures import style
+from bsc.figures.panels import ARCHITECTURE_NAMES, Panel, grid
+from bsc.figures.results import BOOTSTRAP, BOUNDS, KIND, SEEDS, evaluations, over_seeds, scores
+from bsc.stages import FigureSpec
+
+_DODGE = 0.03
+_HATCHED: dict[str, Any] = {"facecolor": "none", "edgecolor": "#9A9A9A", "hatch": "/////", "linewidth": 0}
+_BANDS: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
+    ("trained", "shuffled"): ("shuffled explanations", {"facecolor": "#DADADA", "edgecolor": "none"}),
+    ("random", "none"): ("random coders", _HATCHED),
+}
+
+
+@dataclass(frozen=True)
+class View:
+    """What a figure shows. column: of the results; scorer: whose scores, or None for a metric of the evaluation."""
+
+    column: str
+    label: str
+    scorer: str | None = None
+
+
+VIEWS = {
+    "fig1": View("ce_increase", "CE increase (nats/token)"),
+    "fig2": View("unweighted", "fuzzing F1, unweighted", "fuzzing"),
+    "fig3": View("weighted", "fuzzing F1, weighted", "fuzzing"),
+    "fig7": View("fvu", "FVU (share of variance)"),
+}
+
+
+def draw(spec: FigureSpec, results: Path, output: Path) -> None:
+    """Draw the figure that `spec.name` names. The error bars are the standard error over seeds, or of one seed its interval.
+
+    Raises UserError when the config has no scorer of the kind that is shown.
+    """
+    view = VIEWS[spec.name]
+    table, facts = _evaluated(spec, results) if view.scorer is None else _interpreted(spec, results, view)
+    points = gather(table, view)
+    with style.styled(spec.style):
+        figure, panels = grid(points, spec.style)
+        for panel, axes in panels:
+            _draw_panel(axes, panel, points, view, spec)
+        style.finish(figure, _legend(points, view, spec), " ".join([*_notes(points, view, spec), facts]), spec.style)
+        style.save(figure, points, output)
+
+
+def _evaluated(spec: FigureSpec, results: Path) -> tuple[pd.DataFrame, str]:
+    table = evaluations(spec, results).assign(variant="trained", control="none")
+    return table, f"n\u00a0=\u00a0{_range(table['sequences'])} sequences, {_range(table['tokens'])} tokens."
+
+
+def _interpreted(spec: FigureSpec, results: Path, view: View) -> tuple[pd.DataFrame, str]:
+    table = scores(spec, results)
+    shown = table[table["scorer"] == view.scorer] if len(table) else table
+    if not len(shown):
+        raise UserError(
+            f"`{spec.name}` has nothing to show: the config asks for no {view.scorer} scores",
+            where="autointerp.scorers",
+            fix=f"add `{view.scorer}` to the scorers",
+        )
+    trained = shown[(shown["variant"] == "trained") & (shown["control"] == "none")]
+    return shown, f"n\u00a0=\u00a0{_range(trained['latents_scored'])} scored latents a coder."
+
+
+def _range(numbers: pd.Series) -> str:
+    low, high = int(numbers.min()), int(numbers.max())
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def gather(table: pd.DataFrame, view: View) -> pd.DataFrame:
+    """The numbers shown: one row for each kind of coder, variant and control, over its seeds.
+
+    `lowest` and `highest` are of single coders, where the controls' bands end; `BOUNDS` are there for weighted scores.
+    """
+    by = [*KIND, "variant", "control"]
+    points = over_seeds(table, by, view.column)
+    grouped = table.groupby(by, sort=True)
+    extremes = grouped[view.column].agg(lowest="min", highest="max").reset_index()
+    points = points.merge(extremes, on=by)
+    if view.column == "weighted":
+        points = points.merge(grouped[list(BOUNDS)].mean().reset_index(), on=by)
+    points.insert(len(by), "measure", view.column if view.scorer is None else f"{view.scorer} {view.column}")
+    return points
+
+
+def _draw_panel(axes: Axes, panel: Panel, points: pd.DataFrame, view: View, spec: FigureSpec) -> None:
+    here = panel.rows(points)
+    ks = sorted(points["k"].unique())
+    for (variant, control), (_, look) in _BANDS.items():
+        _draw_band(axes, here[(here["variant"] == variant) & (here["control"] == control)], look)
+    trained = here[(here["variant"] == "trained") & (here["control"] == "none")]
+    for binariser, at in _dodged(spec, ks):
+        _draw_line(axes, trained[trained["binariser"] == binariser], at, style.mark(binariser, spec.style).line)
+        binarised = here[(here["variant"] == "binarised") & (here["control"] == "none") & (here["binariser"] == binariser)]
+        _draw_line(axes, binarised, at, _binarised(binariser, spec.style))
+    if not here["value"].notna().any():
+        axes.text(0.5, 0.5, "no latent could be scored", transform=axes.transAxes, ha="center", color=style.GREY)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ks, [str(k) for k in ks])
+    axes.minorticks_off()
+    axes.set_xlim(min(ks) * 2**-0.5, max(ks) * 2**0.5)
+    axes.grid(visible=False, axis="x")
+    axes.set_xlabel("k (latents a token)" if panel.bottom else "")
+    axes.set_ylabel(f"{ARCHITECTURE_NAMES[panel.architecture]}\n{view.label}" if panel.first else "")
+    axes.set_ylim(*_limits(points if view.scorer else here, view))
+
+
+def _dodged(spec: FigureSpec, ks: list[int]) -> Iterator[tuple[str, float]]:
+    """Each binariser with the factor by which its points stand beside k, so that error bars do not hide each other."""
+    names = [name for name in REGISTRY if name in spec.labels]
+    octaves = 1 + np.log2(max(ks) / min(ks))
+    for place, name in enumerate(names):
+        yield name, 2 ** ((place - (len(names) - 1) / 2) * _DODGE * octaves)
+
+
+def _draw_line(axes: Axes, points: pd.DataFrame, at: float, line: dict[str, Any]) -> None:
+    points = points[points["value"].notna()].sort_values("k")
+    if not len(points):
+        return
+    x, value = points["k"].to_numpy() * at, points["value"].to_numpy()
+    if set(BOUNDS) <= set(points):
+        zero, one = (points[bound].to_numpy() for bound in BOUNDS)
+        axes.vlines(x, zero, one, colors=line["color"], alpha=0.22, linewidth=2.4, zorder=1.5)
+    errors = np.nan_to_num(np.abs(np.stack([value - points["low"], points["high"] - value])))
+    axes.errorbar(x, value, errors, elinewidth=0.9, capsize=1.6, capthick=0.9, **line)
+
+
+def _binarised(binariser: str, look: dict[str, Any]) -> dict[str, Any]:
+    return {**style.mark(binariser, look).line, "linestyle": ":", "marker": "+"}
+
+
+def _draw_band(axes: Axes, points: pd.DataFrame, look: dict[str, Any]) -> None:
+    """From the lowest to the highest coder at each k, carried on by half a step at both ends so that one k has a width too."""
+    ends = points.groupby("k").agg(low=("lowest", "min"), high=("highest", "max")).dropna()
+    if not len(ends):
+        return
+    x = np.array([ends.index[0] * 2**-0.5, *ends.index, ends.index[-1] * 2**0.5], dtype=float)
+    low, high = (np.pad(ends[end].to_numpy(), 1, mode="edge") for end in ("low", "high"))
+    axes.fill_between(x, low, high, zorder=0.5, **look)
+    axes.plot(x, low, x, high, color="#B5B5B5", linewidth=0.4, zorder=0.6)
+
+
+def _limits(points: pd.DataFrame, view: View) -> tuple[float, float]:
+    """Scores: the tenths around all that is drawn, alike in all panels. Metrics: from zero to a little above the highest."""
+    drawn = points[[name for name in ("value", "low", "high", "lowest", "highest", *BOUNDS) if name in points]]
+    low, high = float(drawn.min().min()), float(drawn.max().max())
+    if np.isnan(low):
+        return 0.0, 1.0
+    if view.scorer is not None:
+        return max(np.floor(10 * low - 0.2) / 10, -0.02), min(np.ceil(10 * high + 0.2) / 10, 1.02)
+    return min(0.0, low * 1.08), high * 1.08
+
+
+def _legend(points: pd.DataFrame, view: View, spec: FigureSpec) -> list[Any]:
+    names = [name for name in REGISTRY if name in spec.labels]
+    handles: list[Any] = [style.handle(name, spec.labels[name], spec.style) for name in names]
+    seen = points[points["value"].notna()]
+    for name in names:
+        if ((seen["binariser"] == name) & (seen["variant"] == "binarised")).any():
+            binarised = style.handle(name, f"{spec.labels[name]}, binarised", spec.style)
+            binarised.set(**_binarised(name, spec.style))
+            handles.append(binarised)
+    for (variant, control), (label, look) in _BANDS.items():
+        if ((seen["variant"] == variant) & (seen["control"] == control)).any():
+            handles.append(Patch(label=label, **look))
+    return handles
+
+
+def _notes(points: pd.DataFrame, view: View, spec: FigureSpec) -> Iterator[str]:
+    """Sentences that say what is drawn, of how many seeds, and what the bars are."""
+    shown = points[(points["variant"] == "trained") & (points["control"] == "none")]
+    several, single = shown[shown["interval"] == SEEDS], shown[shown["interval"] == BOOTSTRAP]
+    unit = "sequences" if view.scorer is None else "latents"
+    both = len(several) and len(single)
+    if len(several):
+        who = f" ({_labels(several, spec)})" if both else ""
+        yield f"Mean ± s.e.m. over {_range(several['seeds'])} seeds{who}."
+    if len(single):
+        who = f" ({_labels(single, spec)})" if both else ""
+        yield f"One seed with its bootstrap 95% interval over {unit}{who}."
+    if not points.equals(shown):
+        yield "Controls: bands from the lowest to the highest coder; random and binarised coders are of one seed."
+    if set(BOUNDS) <= set(points):
+        yield "Pale bars: latents too dense to be scored taken at F1 = 0 to F1 = 1."
+
+
+def _labels(points: pd.DataFrame, spec: FigureSpec) -> str:
+    return ", ".join(spec.labels[name] for name in REGISTRY if (points["binariser"] == name).any())

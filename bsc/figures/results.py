@@ -1,0 +1,127 @@
+"""What figures and tables read: metrics and scores of the coders that a spec names, and their means over seeds."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bsc import paths
+from bsc.coders.binarisers.registry import REGISTRY
+from bsc.io import read_json
+from bsc.paths import JOINT, CoderId
+from bsc.stages import FigureSpec, coders_of
+
+KIND = ["model", "hookpoint", "architecture", "binariser", "k"]
+KEYS = [*KIND, "seed"]
+
+METRICS = (
+    "ce_increase",
+    "relative_ce_increase",
+    "accuracy_decrease",
+    "fvu",
+    "l0",
+    "dead_fraction",
+    "ultra_high_fraction",
+    "ultra_high_share",
+)
+SCORES = ("unweighted", "weighted")
+BOUNDS = ("dense_as_zero", "dense_as_one")
+"""The weighted score with the latents too dense to be scored at F1 = 0, and at F1 = 1."""
+
+STATUSES = ("scored", "too_rare", "too_dense", "not_sampled")
+
+SEEDS, BOOTSTRAP, NOTHING = "s.e.m. over seeds", "bootstrap 95%", ""
+"""What `low` and `high` of a mean over seeds are."""
+
+
+def interval(name: str, found: Mapping[str, Any] | None) -> dict[str, float]:
+    """`name`, `name_low` and `name_high` of a metric as the results hold it; NaN where it, or all of it, is null."""
+    parts = {name: "value", f"{name}_low": "low", f"{name}_high": "high"}
+    return {column: _number((found or {}).get(key)) for column, key in parts.items()}
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def measured(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """One `metrics.json` as columns: counts, the baseline's cross-entropy and accuracy, and each metric with its interval."""
+    columns: dict[str, Any] = {name: metrics[name] for name in ("sequences", "tokens", "ce")}
+    columns |= {f"baseline_{name}": _number(metrics["baseline"][name]) for name in ("ce", "accuracy")}
+    for metric in METRICS:
+        columns |= interval(metric, metrics.get(metric))
+    return columns
+
+
+def evaluations(spec: FigureSpec, results: Path, *, joint: bool = False) -> pd.DataFrame:
+    """One row a coder: its keys and its evaluation's metrics. joint: evaluations of a model's hookpoints at once too."""
+    return pd.DataFrame(
+        {**vars(coder), **measured(read_json(results / coder.at(paths.EVALUATION) / "metrics.json"))}
+        for coder in coders_of(spec.coders)
+        if joint or coder.hookpoint != JOINT
+    )
+
+
+def variants(coder: CoderId, spec: FigureSpec) -> list[str]:
+    """What was interpreted of a coder: itself and, for the first seed of its kind, the controls that there are."""
+    siblings = [other for other in coders_of(spec.coders) if _kind(other) == _kind(coder)]
+    if coder.seed != min(other.seed for other in siblings):
+        return ["trained"]
+    continuous = REGISTRY[coder.binariser].continuous
+    wanted = [variant for variant in paths.VARIANTS if variant in spec.variants]
+    return [variant for variant in wanted if variant != "binarised" or continuous]
+
+
+def _kind(coder: CoderId) -> list[object]:
+    return [getattr(coder, name) for name in KIND]
+
+
+def scores(spec: FigureSpec, results: Path) -> pd.DataFrame:
+    """One row for each coder, variant, scorer and control: its keys, `SCORES` with intervals, `BOUNDS`, and counts.
+
+    `latents_STATUS` counts latents, `firing_share_STATUS` is their share of all firings, for each of `STATUSES`. Undefined
+    scores (no latent is scored) are NaN.
+    """
+    rows = []
+    for coder in coders_of(spec.coders):
+        for variant in variants(coder, spec) if coder.hookpoint != JOINT else []:
+            summary = read_json(results / coder.at(paths.SCORES, variant=variant) / "summary.json")
+            rows += [{**vars(coder), "variant": variant, **row} for row in _scored(summary)]
+    return pd.DataFrame(rows)
+
+
+def _scored(summary: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    counts = {f"latents_{name}": summary["latents"][name] for name in STATUSES}
+    counts |= {f"firing_share_{name}": summary["firing_shares"][name] for name in STATUSES}
+    for scorer, controls in summary["scorers"].items():
+        for control, found in controls.items():
+            row: dict[str, Any] = {"scorer": scorer, "control": control, **counts}
+            for score in SCORES:
+                row |= interval(score, found[score])
+            yield row | {bound: _number(found["weighted"][bound]) for bound in BOUNDS}
+
+
+def over_seeds(frame: pd.DataFrame, by: list[str], column: str) -> pd.DataFrame:
+    """One row a group: `seeds` with a value, `value` (their mean), `low`, `high`, and `interval`, what these two are.
+
+    Over two or more seeds: the mean less and plus its standard error, s / sqrt(n) with n - 1 in s. Of one seed: its own
+    bootstrap interval, from `column_low` and `column_high`. Without any: NaN.
+    """
+    rows = [
+        {**dict(zip(by, key, strict=True)), **_mean(group.dropna(subset=[column]), column)}
+        for key, group in frame.groupby(by, sort=True)
+    ]
+    return pd.DataFrame(rows, columns=[*by, "seeds", "value", "low", "high", "interval"])
+
+
+def _mean(group: pd.DataFrame, column: str) -> dict[str, Any]:
+    values = group[column].to_numpy(dtype=np.float64)
+    if len(values) == 0:
+        return {"seeds": 0, "value": np.nan, "low": np.nan, "high": np.nan, "interval": NOTHING}
+    if len(values) == 1:
+        ends = {end: float(group[f"{column}_{end}"].iloc[0]) for end in ("low", "high")}
+        return {"seeds": 1, "value": values[0], **ends, "interval": BOOTSTRAP}
+    mean, error = values.mean(), values.std(ddof=1) / np.sqrt(len(values))
+    return {"seeds": len(values), "value": mean, "low": mean - error, "high": mean + error, "interval": SEEDS}
