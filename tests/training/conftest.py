@@ -1,6 +1,6 @@
 """A small store of activations that a sparse coder can learn."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,15 @@ from bsc.stages import CoderSpec
 
 CONTEXT, WIDTH, ATOMS = 16, 16, 48
 MakeStore = Callable[..., Path]
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """On busy cores, threads that wait for each other make such small tensors a hundred times slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def sparse_activations(rows: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
