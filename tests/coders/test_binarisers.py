@@ -1,7 +1,7 @@
 import pytest
 import torch
 from coder_reference import ONE_OF_EACH, expected_code, gradients, solved_threshold
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bsc.coders.binarisers.binary_threshold import solve_threshold
@@ -74,6 +74,7 @@ def check_gradients(coder, x, y, *, tolerance, p=None):
 )
 def test_backward_is_the_tables(architecture, binariser, width, k, size, seed, tied):
     coder, x, y = make(architecture, *binariser, width=width, latents=k * size, k=k, seed=seed, tied=tied)
+    assume((y != y[0]).any())  # FVU needs some variance
     check_gradients(coder, x, y, tolerance=1e-9)
 
 
