@@ -21,11 +21,9 @@ from bsc.io import atomic, read_manifest
 FILE = "latents.safetensors"
 _CHUNK = 1 << 21
 _BLOCK = 1 << 22
-_TYPES: dict[str, tuple[str, np.dtype[Any]]] = {
-    "offsets": ("I64", np.dtype("<i8")),
-    "rows": ("I64", np.dtype("<i8")),
-    "values": ("F32", np.dtype("<f4")),
-}
+_INTEGER, _REAL = np.dtype("<i8"), np.dtype("<f4")
+_TYPES: dict[str, np.dtype[Any]] = {"offsets": _INTEGER, "rows": _INTEGER, "values": _REAL}
+_CODES = {_INTEGER: "I64", _REAL: "F32"}
 
 
 @dataclass(frozen=True)
@@ -73,11 +71,11 @@ class FiringSorter:
         header, places = _header(self.latents, int(offsets[-1]))
         with atomic(path) as temporary, temporary.open("wb") as file, temporary.open("r+b") as second:
             file.write(header)
-            file.write(offsets.astype("<i8").data)
+            file.write(offsets.astype(_INTEGER).data)
             second.seek(places["values"])
             for rows, values in self._blocks(offsets):
-                file.write(rows.astype("<i8").data)
-                second.write(values.astype("<f4").data)
+                file.write(rows.astype(_INTEGER).data)
+                second.write(values.astype(_REAL).data)
 
     def _close_chunk(self) -> None:
         if not self._waiting:
@@ -106,9 +104,9 @@ def _header(latents: int, firings: int) -> tuple[bytes, dict[str, int]]:
     described: dict[str, Any] = {}
     end = 0
     for name, length in (("offsets", latents + 1), ("rows", firings), ("values", firings)):
-        code, kind = _TYPES[name]
+        kind = _TYPES[name]
         begin, end = end, end + length * kind.itemsize
-        described[name] = {"dtype": code, "shape": [length], "data_offsets": [begin, end]}
+        described[name] = {"dtype": _CODES[kind], "shape": [length], "data_offsets": [begin, end]}
     text = json.dumps(described, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     places = {name: 8 + len(text) + entry["data_offsets"][0] for name, entry in described.items()}
@@ -157,7 +155,7 @@ class LatentCache:
 def _mapped(path: Path, file: BinaryIO) -> Iterator[tuple[str, NDArray[Any]]]:
     length = int.from_bytes(file.read(8), "little")
     header = json.loads(file.read(length))
-    for name, (_, kind) in _TYPES.items():
+    for name, kind in _TYPES.items():
         begin, end = header[name]["data_offsets"]
         size = (end - begin) // kind.itemsize
         place = 8 + length + begin

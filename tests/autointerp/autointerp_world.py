@@ -54,6 +54,15 @@ class World:
     tokens: np.ndarray
     documents: np.ndarray
 
+    def write(self) -> None:
+        """Write the tokens as `bsc tokens` does. The first token of a context is one that no latent likes."""
+        self.tokens[:, 0] = VOCABULARY - 1
+        tensors = {"tokens": self.tokens, "documents": self.documents}
+        write_tensors(self.root / "tokens" / "interpretation.safetensors", tensors)
+        splits = {"interpretation": {"contexts": len(self.tokens), "documents": int(self.documents.max()) + 1}}
+        facts = {"context": CONTEXT, "bos": False, "separator": None, "splits": splits}
+        write_manifest(self.root / "tokens", ["interpretation.safetensors"], facts)
+
     def cache(self, rules: list[Callable[[np.ndarray], np.ndarray]]) -> LatentCache:
         """Latent i has the activations `rules[i](tokens)`, [contexts, context]; position 0 never fires."""
         latents = []
@@ -79,13 +88,7 @@ def world(tmp_path: Path) -> World:
         generator.integers(0, VOCABULARY, size=(contexts, CONTEXT)).astype(np.int32),
         random_documents(generator, contexts),
     )
-    write_tensors(tmp_path / "tokens" / "interpretation.safetensors", {"tokens": made.tokens, "documents": made.documents})
-    splits = {"interpretation": {"contexts": contexts, "documents": int(made.documents.max()) + 1}}
-    write_manifest(
-        tmp_path / "tokens",
-        ["interpretation.safetensors"],
-        {"context": CONTEXT, "bos": None, "separator": None, "splits": splits},
-    )
+    made.write()
     vocabulary = {f"w{token}": token for token in range(VOCABULARY)}
     tokenizer = {
         "version": "1.0",

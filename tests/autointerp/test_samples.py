@@ -1,16 +1,16 @@
 import numpy as np
 import pytest
 from autointerp_world import CONTEXT, WINDOW, random_documents, windows_spec, write_cache
-from bsc.corpus.store import TokenStore
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bsc.autointerp.samples import census, sample_for_explanation, sample_for_test
 from bsc.autointerp.windows import EXPLANATION, TEST, Grid
+from bsc.corpus.store import TokenStore
 
 
 def _grid(documents: np.ndarray, seed: int = 0) -> Grid:
-    return Grid.cut(TokenStore(np.zeros_like(documents), documents, CONTEXT), WINDOW, seed)
+    return Grid.cut(TokenStore(np.zeros_like(documents), documents), WINDOW, seed)
 
 
 def _fires_in(windows: np.ndarray, generator: np.random.Generator) -> dict[int, float]:

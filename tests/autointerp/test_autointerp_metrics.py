@@ -1,0 +1,90 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sklearn_metrics
+
+from bsc.autointerp.metrics import coder_scores, dense_band, frequency_weighted, latent_counts, outcome
+
+_ANSWERS = st.lists(st.tuples(st.booleans(), st.sampled_from([1, 0, -1])), min_size=1, max_size=60)
+
+
+@settings(deadline=None, max_examples=80)
+@given(_ANSWERS)
+def test_metrics_are_sklearns_with_unparsed_answers_counted_as_wrong(pairs) -> None:
+    firing, answers = (np.array(column) for column in zip(*pairs, strict=True))
+    firing = firing.astype(bool)
+    found = outcome(firing, answers)
+    yes = np.array([answer == 1 if answer >= 0 else not fires for fires, answer in pairs])
+    expected = {
+        "precision": sklearn_metrics.precision_score(firing, yes, zero_division=0),
+        "recall": sklearn_metrics.recall_score(firing, yes, zero_division=0),
+        "f1": sklearn_metrics.f1_score(firing, yes, zero_division=0),
+    }
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=1e-12)
+    table = sklearn_metrics.confusion_matrix(firing, yes, labels=[False, True])
+    names = [["true_negative", "false_positive"], ["false_negative", "true_positive"]]
+    assert [[found[name] for name in row] for row in names] == table.tolist()
+    assert found["unparsed"] == sum(answer == -1 for _, answer in pairs)
+    read = answers >= 0
+    dropped = sklearn_metrics.f1_score(firing[read], answers[read] == 1, zero_division=0) if read.any() else 0
+    assert found["f1_parsed"] == pytest.approx(dropped, abs=1e-12)
+    if firing.any() and not firing.all():
+        assert found["balanced_accuracy"] == pytest.approx(sklearn_metrics.balanced_accuracy_score(firing, yes), abs=1e-12)
+    assert np.isnan(found["auroc"])
+
+
+def test_metrics_by_hand() -> None:
+    firing = np.array([True] * 5 + [False] * 5)
+    found = outcome(firing, np.array([1, 1, 1, 0, -1, 0, 0, 1, -1, -1]))
+    assert [found[name] for name in ("true_positive", "false_negative", "false_positive", "true_negative")] == [3, 2, 3, 2]
+    assert found["precision"] == 3 / 6
+    assert found["recall"] == 3 / 5
+    assert found["f1"] == pytest.approx(6 / 11)
+    assert found["f1_parsed"] == pytest.approx(6 / 8)
+    assert found["balanced_accuracy"] == pytest.approx((3 / 5 + 2 / 5) / 2)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 10_000)), min_size=1, max_size=40))
+def test_frequency_weighted_is_the_formula(pairs) -> None:
+    f1, firings = (pd.Series(column) for column in zip(*pairs, strict=True))
+    if firings.sum() == 0:
+        with pytest.raises(ValueError, match="no scored latent fired"):
+            frequency_weighted(f1, firings)
+        return
+    expected = sum(score * count for score, count in pairs) / sum(count for _, count in pairs)
+    assert frequency_weighted(f1, firings) == pytest.approx(expected)
+
+
+def test_the_band_of_dense_latents() -> None:
+    scores = pd.DataFrame({"f1": [1.0, 0.5, 0.0], "firings": [10, 20, 30]})
+    found = coder_scores(scores, pd.Series({"scored": 60, "too dense": 40, "too rare": 1000}), resamples=200, seed=0)
+    assert found["unweighted"]["value"] == pytest.approx(0.5)
+    weighted = found["weighted"]
+    assert weighted["value"] == pytest.approx(20 / 60)
+    assert weighted["dense_as_zero"] == pytest.approx(20 / 100)
+    assert weighted["dense_as_one"] == pytest.approx(60 / 100)
+    for score in found.values():
+        assert score["low"] <= score["value"] <= score["high"]
+
+
+def test_latents_that_were_not_sampled_keep_their_weight_against_the_dense() -> None:
+    band = dense_band(0.5, pd.Series({"scored": 10, "not sampled": 90, "too dense": 100}))
+    assert band == pytest.approx({"dense_as_zero": 0.25, "dense_as_one": 0.75})
+
+
+def test_without_a_scored_latent_scores_are_null() -> None:
+    found = coder_scores(pd.DataFrame({"f1": [], "firings": []}), pd.Series({"too dense": 4}), resamples=100, seed=0)
+    assert set(found["weighted"].values()) == set(found["unweighted"].values()) == {None}
+
+
+def test_counts_and_shares() -> None:
+    statuses = ["scored", "too rare", "too rare", "too dense", "not sampled"]
+    counts = latent_counts(pd.DataFrame({"status": statuses, "firings": [10, 0, 5, 75, 10]}))
+    assert counts["latents"] == {"scored": 1, "too_rare": 2, "too_dense": 1, "not_sampled": 1}
+    assert counts["firing_shares"] == {"scored": 0.1, "too_rare": 0.05, "too_dense": 0.75, "not_sampled": 0.1}
+    silent = latent_counts(pd.DataFrame({"status": ["too rare"], "firings": [0]}))
+    assert silent["firing_shares"]["too_rare"] == 0
