@@ -4,13 +4,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from bsc.activations.store import ActivationStore
 from bsc.coders.binarisers.registry import REGISTRY
 from bsc.coders.load import load_coder
 from bsc.io import read_manifest, read_parquet
 from bsc.stages import CoderSpec
+from bsc.training.batches import Batches
 from bsc.training.train import train
+from bsc.training.trainer import Trainer
 
 MakeSpec = Callable[..., CoderSpec]
+CPU = torch.device("cpu")
 RATES = {"gumbel": 3e-2, "reinmax": 3e-2}
 
 
@@ -54,14 +58,19 @@ def test_kept_at_unit_norm(make_spec: MakeSpec, store_index: Path, tmp_path: Pat
         assert (norms["binary-topk", optimiser] - 1).abs().mean() > 0.05
 
 
-def test_first_batch_sets_the_biases(make_spec: MakeSpec, store_index: Path) -> None:
-    from bsc.activations.store import ActivationStore
-    from bsc.training.batches import Batches
-    from bsc.training.trainer import Trainer
+@pytest.mark.parametrize(("binariser", "orthogonal"), [("topk", True), ("binary-topk", False)])
+def test_gradient_along_unit_rows_is_removed(binariser: str, orthogonal: bool, make_spec: MakeSpec, store_index: Path) -> None:
+    batch = Batches(ActivationStore.open(store_index), 128, 1, "output", CPU).at(0)
+    trainer = Trainer(make_spec(architecture="sae", binariser=binariser), batch, CPU)
+    before = trainer.coder.W_dec.detach().clone()
+    trainer.advance(batch)
+    along = (trainer.coder.W_dec.grad * before).sum(1).abs().max()
+    assert (along < 1e-6) == orthogonal
 
-    cpu = torch.device("cpu")
-    batch = Batches(ActivationStore.open(store_index), 128, 1, "input", cpu).at(0)
-    coder = Trainer(make_spec(), batch, cpu).coder
+
+def test_first_batch_sets_the_biases(make_spec: MakeSpec, store_index: Path) -> None:
+    batch = Batches(ActivationStore.open(store_index), 128, 1, "input", CPU).at(0)
+    coder = Trainer(make_spec(), batch, CPU).coder
     torch.testing.assert_close(coder.b_dec, batch.y.mean(0))
     assert coder.preactivations(batch.x).dense.mean(0).abs().max() < 1e-5
 
