@@ -19,7 +19,6 @@ from bsc.coders.coder import SparseCoder
 from bsc.coders.load import load_coder, load_spec
 from bsc.device import device, resolve_dtype
 from bsc.errors import UserError
-from bsc.evaluation.metrics import ULTRA_HIGH
 from bsc.io import read_manifest, write_json, write_manifest, write_parquet
 from bsc.progress import Progress
 from bsc.stages import LatentsSpec
@@ -30,6 +29,8 @@ _TOKENS_AT_ONCE = 1_024
 
 def cache_latents(spec: LatentsSpec, coder: Path, index: Path, output: Path) -> None:
     """Write `latents.safetensors` (see `bsc.autointerp.firings`), `counts.parquet` (latent, firings, rate) and `metrics.json`.
+
+    metrics: tokens, firings, l0 (firings a token) and dead_fraction (latents that never fire).
 
     spec.variant: `trained`; or a control (*ours*): `random`, the same architecture with fresh weights, or `binarised`, a coder
     whose firing values are all set to 1 after training. Raises UserError when the coder's width is not the activations'.
@@ -45,9 +46,11 @@ def cache_latents(spec: LatentsSpec, coder: Path, index: Path, output: Path) -> 
     sorter.write(output / FILE)
     table = pd.DataFrame({"latent": np.arange(made.latents), "firings": counts, "rate": counts / store.usable_rows})
     write_parquet(output / COUNTS, table)
-    write_json(output / METRICS, _metrics(table, store.usable_rows))
+    firings = int(counts.sum())
+    shares = {"l0": firings / store.usable_rows, "dead_fraction": float((counts == 0).mean())}
+    write_json(output / METRICS, {"tokens": store.usable_rows, "firings": firings, **shares})
     facts = {"variant": spec.variant, "hookpoint": store.hookpoint, "latents": made.latents, "k": made.k}
-    sizes = {"context": store.context, "rows": store.rows, "usable_rows": store.usable_rows, "firings": int(counts.sum())}
+    sizes = {"context": store.context, "rows": store.rows, "usable_rows": store.usable_rows, "firings": firings}
     write_manifest(output, [FILE, COUNTS, METRICS], {**facts, **sizes})
 
 
@@ -87,17 +90,3 @@ def _firings(coder: SparseCoder, store: ActivationStore, dtype: str) -> Iterator
                 code = coder.encode(side[rows].to(where, torch.float32))
             token, latent, value = (part.cpu() for part in code.firing())
             yield len(rows), (rows[token] + shard.first_row).numpy(), latent.numpy(), value.float().numpy()
-
-
-def _metrics(counts: pd.DataFrame, tokens: int) -> dict[str, float | int]:
-    """Firings a token, and how many latents never fire or fire on over 10% of the tokens (paper, Fig. 16)."""
-    firings, surge = counts["firings"], counts["rate"] > ULTRA_HIGH
-    total = int(firings.sum())
-    return {
-        "tokens": tokens,
-        "l0": total / tokens,
-        "dead_fraction": float((firings == 0).mean()),
-        "ultra_high_latents": int(surge.sum()),
-        "ultra_high_fraction": float(surge.mean()),
-        "ultra_high_share": float(firings[surge].sum() / total) if total else 0.0,
-    }
