@@ -162,6 +162,16 @@ def test_thresholds_start_at_the_option():
     assert not torch.equal(coder.binariser.thresholds(), fresh.binariser.thresholds().double())
 
 
+@pytest.mark.parametrize("key", ["binary-topk", "binary-groupmax"])
+def test_a_latent_at_its_threshold_does_not_fire(key):
+    coder = SparseCoder(1, 4, 2, "transcoder", key, {"threshold": 1.0}, generator=torch.Generator())
+    with torch.no_grad():
+        coder.W_enc.copy_(torch.tensor([[1.0], [0.0], [0.0], [2.0]]))
+    assert coder.binariser.thresholds().tolist() == [1.0] * 4
+    code = coder.encode(torch.ones(1, 1))
+    assert (code.indices.tolist(), code.values.tolist()) == ([[0, 3]], [[0.0, 1.0]])
+
+
 def test_slopes_at_known_margins():
     margin = torch.tensor([0.0, 0.9, 1.1, -4.0], dtype=torch.float64)
     sigmoid = torch.sigmoid(margin / 2)
@@ -281,6 +291,8 @@ def test_auxiliary_takes_dead_latents_and_reaches_their_encoder_only(key, option
 
 def test_auxiliary_picks_the_best_by_margin():
     coder, x, _ = make("transcoder", "binary-topk", {}, width=6, latents=40, k=5, seed=10, shift=-20.0)
+    with torch.no_grad():
+        coder.binariser.log_threshold.copy_(torch.linspace(-1, 2, 40))
     margins = coder.preactivations(x).dense - coder.binariser.thresholds()
     code = coder.auxiliary(coder.preactivations(x), torch.ones(40, dtype=torch.bool), 3)
     assert torch.equal(code.indices, margins.topk(3).indices.sort(1).values)
