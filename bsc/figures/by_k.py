@@ -193,10 +193,18 @@ def _notes(points: pd.DataFrame, view: View, spec: FigureSpec) -> Iterator[str]:
         who = f" ({_labels(single, spec)})" if both else ""
         yield f"One seed with its bootstrap 95% interval over {unit}{who}."
     if not points.equals(shown):
-        yield "Controls: bands from the lowest to the highest coder; random and binarised coders are of one seed."
+        yield "Bands: from the lowest to the highest coder."
+    if not set(points["variant"]) <= {"trained"}:
+        yield "Random and binarised coders: the first seed."
     if set(BOUNDS) <= set(points):
         yield "Pale bars: latents too dense to be scored taken at F1 = 0 to F1 = 1."
 
 
 def _labels(points: pd.DataFrame, spec: FigureSpec) -> str:
-    return ", ".join(spec.labels[name] for name in REGISTRY if (points["binariser"] == name).any())
+    """The binarisers of some points, by architecture where the figure has several."""
+    several = len({block["architecture"] for block in spec.coders}) > 1
+    found = []
+    for architecture, group in points.groupby("architecture", sort=True):
+        names = ", ".join(spec.labels[name] for name in REGISTRY if (group["binariser"] == name).any())
+        found.append(f"{ARCHITECTURE_NAMES[str(architecture)]}: {names}" if several else names)
+    return "; ".join(found)

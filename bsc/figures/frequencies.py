@@ -13,15 +13,13 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from bsc import paths
 from bsc.coders.binarisers.registry import REGISTRY
+from bsc.evaluation.metrics import ULTRA_HIGH
 from bsc.figures import style
 from bsc.figures.panels import ARCHITECTURE_NAMES, site_title, sites
 from bsc.figures.results import KIND
 from bsc.io import read_parquet
 from bsc.paths import ARCHITECTURES
 from bsc.stages import FigureSpec, coders_of
-
-ULTRA_HIGH = 0.1
-"""The firing rate above which a latent is ultra-high-frequency."""
 
 _BINS_A_DECADE = 6
 _ROW_INCHES = 0.82
@@ -102,7 +100,7 @@ def _draw_grid(counts: pd.DataFrame, bins: Float[np.ndarray, " bins"], spec: Fig
             here &= (counts["model"] == model) & (counts["hookpoint"] == hookpoint)
             _draw_panel(axes, counts[here], bins, counts, spec)
     for site, axes in zip(columns, grid[-1], strict=True):
-        axes.set_xlabel(f"firing rate, {site_title(site, columns)}")
+        axes.set_xlabel(f"firing rate\n{site_title(site, columns, spec.style)}")
     return figure
 
 

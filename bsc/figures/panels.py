@@ -9,11 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bsc.figures import style
+from bsc.figures.text import wrapped
 from bsc.paths import ARCHITECTURES, JOINT, layer
 
 _MOST_ACROSS = 4
 _PANEL_INCHES = {1: 2.0, 2: 1.75}
 _NARROW_INCHES = 1.7
+_TITLE_POINTS = 80
 ARCHITECTURE_NAMES = {"sae": "SAE", "transcoder": "Transcoder", "skip-transcoder": "Skip-transcoder"}
 
 
@@ -64,12 +66,13 @@ def grid(table: pd.DataFrame, look: Mapping[str, Any]) -> tuple[Figure, list[tup
                 axes[number, column].set_axis_off()
                 continue
             panel = Panel(architecture, *row[column], first=column == 0, bottom=number == len(rows) - 1)
-            axes[number, column].set_title(site_title(row[column], columns))
+            axes[number, column].set_title(site_title(row[column], columns, look))
             panels.append((panel, axes[number, column]))
     return figure, panels
 
 
-def site_title(site: tuple[str, str], columns: list[tuple[str, str]]) -> str:
-    """A (model, hookpoint) pair in words; the model's name only where there are several."""
+def site_title(site: tuple[str, str], columns: list[tuple[str, str]], look: Mapping[str, Any]) -> str:
+    """A (model, hookpoint) pair in lines no wider than a panel; the model's name only where there are several."""
     several = len({model for model, _ in columns}) > 1
-    return f"{site[0]}\n{place(site[1])}" if several else place(site[1])
+    lines = wrapped(site[0], look["font_size"], _TITLE_POINTS) if several else []
+    return "\n".join([*lines, place(site[1])])

@@ -90,6 +90,7 @@ def styled(style: Mapping[str, Any]) -> Iterator[None]:
         "lines.markersize": size * 0.5,
         "pdf.fonttype": 42,
         "savefig.dpi": style["dpi"],
+        "text.hinting": "none",
         "text.parse_math": False,
         "text.usetex": False,
         "xtick.color": "#B0B0B0",

@@ -47,7 +47,7 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
             sheet.paragraph("No latent of this coder fires on the interpretation split.")
             style.save(sheet.figure(), latents.table(-1, "", np.zeros(0, np.int64)), output)
             return
-        sheet.paragraph(f"{shown.why}; {latents.frequency(shown.latent)}.", small=True)
+        sheet.paragraph(f"{coder.model}. {shown.why}; {latents.frequency(shown.latent)}.", small=True)
         sheet.paragraph(f"Explanation: {latents.explanation(shown.latent)}")
         sheet.gap()
         numbers = _deciles(sheet, latents, shown) if spec.name == "fig4" else _examples(sheet, latents, shown)
@@ -217,7 +217,8 @@ def _examples(sheet: Sheet, latents: Interpreted, shown: Choice) -> pd.DataFrame
 
 def _counterexamples(sheet: Sheet, latents: Interpreted, shown: Choice, wrong: pd.DataFrame, asked: int) -> pd.DataFrame:
     picked = wrong.head(_COUNTEREXAMPLES)
-    sheet.paragraph(f"Counterexamples: {len(picked)} of the {len(wrong)} wrong answers, of {asked}", bold=True)
+    shown_of = f"all {len(wrong)}" if len(picked) == len(wrong) else f"{len(picked)} of {len(wrong)}"
+    sheet.paragraph(f"Counterexamples: {shown_of} wrong answers among {asked}", bold=True)
     tables = []
     for row in picked.to_dict("records"):
         meaning = f"{row['scorer']}: {_MEANINGS[row['firing'], row['answer']]}"

@@ -1,0 +1,239 @@
+"""A results folder as the stages write it, with made-up but plausible numbers, and specs of figures that read it."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bsc import paths
+from bsc.autointerp.explain import explain
+from bsc.autointerp.firings import FiringSorter
+from bsc.autointerp.score import score
+from bsc.coders.binarisers.registry import REGISTRY
+from bsc.config import Figures
+from bsc.figures.registry import FIGURES
+from bsc.io import write_json, write_manifest, write_parquet, write_tensors, write_text
+from bsc.paths import JOINT, CoderId
+from bsc.stages import ExplainSpec, FigureSpec, ScoreSpec, WindowsSpec, coder_blocks
+
+BINARISERS = ("topk", "binary-topk", "binary-groupmax", "gumbel")
+STYLE = Figures(dpi=50).model_dump()
+TOKENS, LATENTS = 130_560, 4_608
+
+
+def grid(
+    hookpoints: Iterable[str] = ("layers.9.mlp",),
+    binarisers: Iterable[str] = BINARISERS,
+    ks: Iterable[int] = (16, 32),
+    seeds: Iterable[int] = (1, 2),
+    architectures: Iterable[str] = ("skip-transcoder",),
+    model: str = "smollm2-135m",
+) -> list[CoderId]:
+    """Coders; only `topk` and `binary-topk` have more seeds than the first."""
+    return [
+        CoderId(model, hookpoint, architecture, binariser, k, seed)
+        for hookpoint in hookpoints
+        for architecture in architectures
+        for binariser in binarisers
+        for k in ks
+        for seed in (list(seeds) if binariser in ("topk", "binary-topk") else list(seeds)[:1])
+    ]
+
+
+def figure_spec(name: str, coders: list[CoderId], variants: tuple[str, ...] = ("trained",), **style: Any) -> FigureSpec:
+    """The spec that the plan would make for these coders."""
+    shown = FIGURES[name].select([coder for coder in coders if coder.hookpoint != JOINT])
+    joint = [coder for coder in coders if coder.hookpoint == JOINT and FIGURES[name].joint]
+    labels = {key: REGISTRY[key].label for key in REGISTRY if any(coder.binariser == key for coder in shown)}
+    return FigureSpec(
+        name=name, coders=coder_blocks(shown + joint), labels=labels, variants=sorted(variants), style={**STYLE, **style}
+    )
+
+
+def band(value: float | None, width: float = 0.0) -> dict[str, float | None]:
+    """A value with an interval, as the stages write it."""
+    return {end: None if value is None else value + sign * width for end, sign in (("value", 0), ("low", -1), ("high", 1))}
+
+
+def metrics_of(coder: CoderId) -> dict[str, Any]:
+    """What `bsc evaluate` writes of a coder; a function of the coder alone, so that tests can compute what is to be shown."""
+    rank = list(REGISTRY).index(coder.binariser)
+    depth = 1.0 if coder.hookpoint == JOINT else 0.05 * (1 + paths.layer(coder.hookpoint) / 30)
+    rise = depth * (1 + 0.2 * rank) * (16 / coder.k) ** 0.4 + 0.002 * coder.seed
+    metrics = {
+        "ce_increase": band(rise, 0.1 * rise),
+        "relative_ce_increase": band(rise / 2.9, 0.01 * rise),
+        "accuracy_decrease": band(rise / 5, 0.02 * rise),
+    }
+    if coder.hookpoint != JOINT:
+        surge = 0.0002 if REGISTRY[coder.binariser].continuous else 0.005
+        metrics |= {
+            "fvu": band(0.2 + rise, 0.01),
+            "l0": band(coder.k - 0.5, 0.1),
+            "dead_fraction": band(0.1, 0.01),
+            "ultra_high_fraction": band(surge, surge / 3),
+            "ultra_high_share": band(30 * surge, surge),
+        }
+    else:
+        metrics |= dict.fromkeys(("fvu", "l0", "dead_fraction", "ultra_high_fraction", "ultra_high_share"))
+    return {"sequences": 64, "tokens": 16_320, "ce": 2.9 + rise, **metrics, "baseline": {"ce": 2.9, "accuracy": 0.41}}
+
+
+def summary_of(coder: CoderId, variant: str, *, scored: bool = True) -> dict[str, Any]:
+    """What `bsc score` sums up."""
+    if not scored:
+        empty = {"unweighted": band(None), "weighted": {**band(None), "dense_as_zero": None, "dense_as_one": None}}
+        found = {"none": empty, "shuffled": empty}
+        counts = {"scored": 0, "too_rare": LATENTS, "too_dense": 0, "not_sampled": 0}
+        return {
+            "scorers": {"detection": found, "fuzzing": found},
+            "latents": counts,
+            "firing_shares": {"scored": 0.0, "too_rare": 1.0, "too_dense": 0.0, "not_sampled": 0.0},
+        }
+    binary = not REGISTRY[coder.binariser].continuous
+    base = {"trained": 0.74 + 0.03 * binary, "random": 0.58, "binarised": 0.7}[variant] - 0.0004 * coder.k + 0.01 * coder.seed
+    controls = {"none": base, "shuffled": 0.36 + 0.02 * binary + 0.004 * coder.seed}
+    return {
+        "scorers": {
+            scorer: {
+                control: {
+                    "unweighted": band(value + lift, 0.02),
+                    "weighted": {
+                        **band(value + lift - 0.05 * binary, 0.04),
+                        "dense_as_zero": 0.7 * (value + lift),
+                        "dense_as_one": 0.7 * (value + lift) + 0.3 * binary,
+                    },
+                }
+                for control, value in controls.items()
+            }
+            for scorer, lift in (("detection", 0.05), ("fuzzing", 0.0))
+        },
+        "latents": {"scored": 200 - coder.k, "too_rare": 3_000, "too_dense": 12, "not_sampled": 1_396 + coder.k},
+        "firing_shares": {"scored": 0.3, "too_rare": 0.1, "too_dense": 0.3, "not_sampled": 0.3},
+    }
+
+
+def counts_of(coder: CoderId) -> pd.DataFrame:
+    """The counts of a latent cache: log-normal rates, some dead latents, and a surge above 10% in binary coders."""
+    generator = np.random.default_rng([coder.k, coder.seed, list(REGISTRY).index(coder.binariser)])
+    rates = np.exp(generator.normal(np.log(coder.k / LATENTS / 3), 1.4, LATENTS))
+    rates[: LATENTS // 20] = 0
+    surge = 1 if REGISTRY[coder.binariser].continuous else 14 + coder.k // 4
+    rates[-surge:] = generator.uniform(0.12, 0.6, surge)
+    firings = np.floor(np.minimum(rates, 0.9) * TOKENS).astype(np.int64)
+    return pd.DataFrame({"latent": np.arange(LATENTS), "firings": firings, "rate": firings / TOKENS})
+
+
+def write_results(
+    results: Path, coders: list[CoderId], variants: tuple[str, ...] = ("trained",), *, scored: bool = True
+) -> None:
+    """Everything that figures read of these coders, but for the text panels."""
+    for coder in coders:
+        write_json(results / coder.at(paths.EVALUATION) / "metrics.json", metrics_of(coder))
+        site = paths.REFERENCES.format(model=coder.model, hookpoint=coder.hookpoint)
+        ablated = metrics_of(coder) | {"l0": None, "ce_increase": band(1.0, 0.1)}
+        write_json(results / site / "metrics.json", {"zero-ablated": ablated, "mean-ablated": ablated})
+        if coder.hookpoint == JOINT:
+            continue
+        write_parquet(results / coder.at(paths.LATENTS, variant="trained") / "counts.parquet", counts_of(coder))
+        for variant in variants:
+            folder = results / coder.at(paths.SCORES, variant=variant)
+            write_json(folder / "summary.json", summary_of(coder, variant, scored=scored))
+
+
+WORDS = (
+    *(" the", " of", " run", "ing", " model", ".", ",", " a", " tensor", " is", " to", "=", " self", "(", ")", " in", " and"),
+    *(
+        "\n",
+        "\t",
+        "$x^{2}$",
+        "$",
+        "\\frac{",
+        "%_&#~",
+        "\u202e",
+        "e\u0301",
+        "漢字",
+        "العربية",
+        "\U0001f600",
+        "�",
+        "<b>",
+        "\x00\x1b[31m",
+    ),
+    "x" * 150,
+)
+CONTEXT, WINDOW = 64, 32
+
+
+def write_text_panels(results: Path, coder: CoderId, *, contexts: int = 160, scored: bool = True, silent: bool = False) -> None:
+    """What the text panels of one coder read, by the stages that make it. Words are drawn from `WORDS`, hostile ones too.
+
+    Latent 0 fires on " run", latent 1 on "ing" after " run" and now and then elsewhere, latent 2 nearly everywhere (dense), and
+    latent 3 never; silent: none ever fires. scored: whether they fire in enough windows to be scored.
+    """
+    generator = np.random.default_rng(11)
+    tokens = generator.choice(len(WORDS), p=_weights(), size=(contexts, CONTEXT)).astype(np.int32)
+    documents = np.repeat(np.arange(contexts // 2, dtype=np.int32), 2 * CONTEXT).reshape(contexts, CONTEXT)
+    folder = results / coder.at(paths.TOKENS)
+    write_tensors(folder / "interpretation.safetensors", {"tokens": tokens, "documents": documents})
+    splits = {"interpretation": {"contexts": contexts, "documents": contexts // 2}}
+    facts = {"context": CONTEXT, "bos": None, "separator": None, "splits": splits}
+    write_manifest(folder, ["interpretation.safetensors"], facts)
+    _write_tokenizer(results / coder.at(paths.MODEL))
+    latents = results / coder.at(paths.LATENTS, variant="trained")
+    _write_cache(latents, tokens, generator, binary=not REGISTRY[coder.binariser].continuous, silent=silent)
+    windows = WindowsSpec(
+        window=WINDOW,
+        minimum_windows=40 if scored else 10**6,
+        explanation_windows=20,
+        test_firing=20,
+        test_silent=20,
+        latents=None,
+        mark_above=0.3,
+        seed=0,
+    )
+    explainer = {"kind": "ngram", "length": 2, "patterns": 8, "precision": 0.5}
+    explanations, scores = (results / coder.at(pattern, variant="trained") for pattern in (paths.EXPLANATIONS, paths.SCORES))
+    explain(ExplainSpec(windows=windows, explainer=explainer), latents, folder, results / coder.at(paths.MODEL), explanations)
+    judged = ScoreSpec(
+        windows=windows,
+        scorers=["detection", "fuzzing"],
+        marks="fair",
+        windows_a_prompt=5,
+        shuffled=True,
+        explainer=explainer,
+        resamples=100,
+    )
+    score(judged, latents, explanations, folder, scores)
+
+
+def _weights() -> np.ndarray:
+    weights = np.ones(len(WORDS))
+    weights[:17], weights[-1] = 6, 0.2
+    return weights / weights.sum()
+
+
+def _write_tokenizer(folder: Path) -> None:
+    vocabulary = {word: token for token, word in enumerate(WORDS)}
+    model = {"type": "WordLevel", "vocab": vocabulary, "unk_token": ","}
+    write_text(folder / "tokenizer.json", json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
+    write_manifest(folder, ["tokenizer.json"], {})
+
+
+def _write_cache(folder: Path, tokens: np.ndarray, generator: np.random.Generator, *, binary: bool, silent: bool) -> None:
+    run, ing = tokens == WORDS.index(" run"), tokens == WORDS.index("ing")
+    after = ing & np.roll(run, 1, axis=1)
+    chance = generator.random((3, *tokens.shape))
+    fires = np.stack([run & (chance[0] < 0.9), after | (ing & (chance[1] < 0.4)), chance[2] < 0.4, np.zeros_like(run)])
+    fires[:, :, 0] = False
+    values = np.ones(fires.shape) if binary else generator.gamma(3.0, 0.4, fires.shape)
+    where = np.argwhere(np.moveaxis(fires & (not silent), 0, -1))
+    sorter = FiringSorter(len(fires))
+    if len(where):
+        row, latent = where[:, 0] * CONTEXT + where[:, 1], where[:, 2]
+        sorter.append(row, latent, values[latent, where[:, 0], where[:, 1]])
+    sorter.write(folder / "latents.safetensors")
+    facts = {"rows": tokens.size, "usable_rows": tokens.size - len(tokens), "context": CONTEXT, "latents": len(fires)}
+    write_manifest(folder, ["latents.safetensors"], facts)

@@ -1,0 +1,121 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up_results import figure_spec, grid, metrics_of, summary_of
+from PIL import Image
+
+from bsc.errors import UserError
+from bsc.figures.draw import draw
+from bsc.io import read_json, write_json
+from bsc.paths import SCORES
+
+VARIANTS = ("trained", "random", "binarised")
+
+
+def drawn(name, coders, results, tmp_path, variants=("trained",), **style):
+    draw(figure_spec(name, coders, variants, **style), results, tmp_path / name)
+    for ending in ("pdf", "png"):
+        assert (tmp_path / f"{name}.{ending}").stat().st_size > 1_000
+    return pd.read_csv(tmp_path / f"{name}.csv", keep_default_na=False, na_values=[""])
+
+
+def row(table, **keys):
+    found = table
+    for name, value in keys.items():
+        found = found[found[name] == value]
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+def test_two_seeds_give_their_mean_and_standard_error(written, tmp_path: Path) -> None:
+    coders = grid()
+    table = drawn("fig1", coders, written(coders), tmp_path)
+    shown = row(table, binariser="binary-topk", k=16)
+    first, second = (metrics_of(c)["ce_increase"]["value"] for c in coders if c.binariser == "binary-topk" and c.k == 16)
+    mean = (first + second) / 2
+    error = math.sqrt(((first - mean) ** 2 + (second - mean) ** 2) / 1) / math.sqrt(2)
+    assert shown["seeds"] == 2
+    assert shown["interval"] == "s.e.m. over seeds"
+    assert shown[["value", "low", "high"]].tolist() == pytest.approx([mean, mean - error, mean + error], rel=1e-7)
+
+
+def test_one_seed_gives_its_own_bootstrap_interval(written, tmp_path: Path) -> None:
+    coders = grid()
+    table = drawn("fig7", coders, written(coders), tmp_path)
+    shown = row(table, binariser="gumbel", k=32)
+    (coder,) = (coder for coder in coders if coder.binariser == "gumbel" and coder.k == 32)
+    fvu = metrics_of(coder)["fvu"]
+    assert (shown["seeds"], shown["interval"]) == (1, "bootstrap 95%")
+    assert shown[["value", "low", "high"]].tolist() == pytest.approx([fvu["value"], fvu["low"], fvu["high"]], rel=1e-7)
+
+
+def test_controls_are_there_with_their_range_over_coders(written, tmp_path: Path) -> None:
+    coders = grid()
+    table = drawn("fig2", coders, written(coders, VARIANTS), tmp_path, VARIANTS)
+    shuffled = row(table, binariser="topk", k=16, variant="trained", control="shuffled")
+    mine = [coder for coder in coders if coder.binariser == "topk" and coder.k == 16]
+    values = [summary_of(c, "trained")["scorers"]["fuzzing"]["shuffled"]["unweighted"]["value"] for c in mine]
+    assert [shuffled["lowest"], shuffled["highest"]] == pytest.approx([min(values), max(values)], rel=1e-7)
+    assert row(table, binariser="gumbel", k=16, variant="random", control="none")["seeds"] == 1
+    assert set(table[table["variant"] == "binarised"]["binariser"]) == {"topk"}
+
+
+def test_weighted_scores_come_with_the_bounds_of_the_too_dense(written, tmp_path: Path) -> None:
+    coders = grid()
+    table = drawn("fig3", coders, written(coders), tmp_path)
+    mine = [coder for coder in coders if coder.binariser == "binary-topk" and coder.k == 32]
+    found = [summary_of(coder, "trained")["scorers"]["fuzzing"]["none"]["weighted"] for coder in mine]
+    shown = row(table, binariser="binary-topk", k=32, control="none")
+    for bound in ("dense_as_zero", "dense_as_one"):
+        assert shown[bound] == pytest.approx(np.mean([weighted[bound] for weighted in found]), rel=1e-7)
+
+
+@pytest.mark.parametrize("name", ["fig1", "fig3"])
+def test_one_k_and_one_seed_are_drawn(name: str, written, tmp_path: Path) -> None:
+    coders = grid(ks=(16,), seeds=(3,))
+    table = drawn(name, coders, written(coders), tmp_path)
+    assert (table["seeds"] == 1).all()
+
+
+def test_no_scored_latent_draws_an_empty_panel(written, tmp_path: Path) -> None:
+    coders = grid(binarisers=("topk",))
+    table = drawn("fig3", coders, written(coders, scored=False), tmp_path)
+    assert table["value"].isna().all()
+    assert (table["seeds"] == 0).all()
+
+
+def test_a_seed_without_a_score_is_left_out_of_the_mean(written, tmp_path: Path) -> None:
+    coders = grid(binarisers=("topk",), ks=(16,))
+    results = written(coders)
+    write_json(
+        results / coders[1].at(SCORES, variant="trained") / "summary.json", summary_of(coders[1], "trained", scored=False)
+    )
+    shown = row(drawn("fig2", coders, results, tmp_path), control="none")
+    score = summary_of(coders[0], "trained")["scorers"]["fuzzing"]["none"]["unweighted"]
+    assert (shown["seeds"], shown["interval"]) == (1, "bootstrap 95%")
+    assert shown[["value", "low", "high"]].tolist() == pytest.approx([score["value"], score["low"], score["high"]], rel=1e-7)
+
+
+def test_a_grid_of_layers_and_architectures_has_a_row_and_a_column_each(written, tmp_path: Path) -> None:
+    hookpoints = [f"layers.{number}.mlp" for number in (0, 9, 10)]
+    coders = grid(hookpoints, ("topk",), seeds=(1,), architectures=("sae", "transcoder"))
+    results = written(coders)
+    table = drawn("fig7", coders, results, tmp_path, dpi=50, column_inches=3.0)
+    assert len(table) == 3 * 2 * 2
+    with Image.open(tmp_path / "fig7.png") as image:
+        assert image.width == round(50 * (2 * 3.0 + 0.2))
+
+
+def test_a_config_without_fuzzing_is_told_so(written, tmp_path: Path) -> None:
+    coders = grid(binarisers=("topk",), seeds=(1,))
+    results = written(coders)
+    for coder in coders:
+        path = results / coder.at(SCORES, variant="trained") / "summary.json"
+        summary = read_json(path)
+        del summary["scorers"]["fuzzing"]
+        write_json(path, summary)
+    with pytest.raises(UserError, match="no fuzzing scores"):
+        draw(figure_spec("fig2", coders), results, tmp_path / "fig2")

@@ -1,0 +1,112 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from jinja2 import Environment, StrictUndefined
+from made_up_results import STYLE, figure_spec, grid, write_text_panels
+
+from bsc.coders.binarisers.registry import REGISTRY
+from bsc.errors import UserError
+from bsc.figures import style
+from bsc.figures.draw import draw
+from bsc.figures.registry import FIGURES
+from bsc.stages import FigureSpec, coders_of
+
+REPORT = Path(__file__).parents[2] / "workflow" / "report"
+
+DRAW = """
+import sys
+from pathlib import Path
+from bsc.figures.draw import draw
+from bsc.stages import FigureSpec
+for line in sys.stdin:
+    spec = FigureSpec.model_validate_json(line)
+    draw(spec, Path(sys.argv[1]), Path(sys.argv[2]) / spec.name)
+print([name for name in ("torch", "transformers") if name in sys.modules])
+"""
+
+
+GRID = grid(ks=(16,), binarisers=("topk", "binary-topk"))
+VARIANTS = ("trained", "random", "binarised")
+
+
+@pytest.fixture
+def results(written) -> Path:
+    folder = written(GRID, VARIANTS)
+    for name in ("fig4", "fig5"):
+        write_text_panels(folder, coders_of(figure_spec(name, GRID).coders)[0], contexts=60)
+    return folder
+
+
+def drawn_elsewhere(names: list[str], results: Path, output: Path) -> str:
+    environment = {**os.environ, "PYTHONHASHSEED": "12345", "TZ": "Pacific/Auckland"}
+    text = "\n".join(figure_spec(name, GRID, VARIANTS).json_text for name in names)
+    command = [sys.executable, "-c", DRAW, str(results), str(output)]
+    return subprocess.run(command, input=text, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["fig3", "fig5", "table1"], pytest.param(sorted(FIGURES), marks=pytest.mark.slow)],
+    ids=["some", "all"],
+)
+def test_bytes_are_the_same_in_every_process_and_torch_is_never_imported(
+    names: list[str], results: Path, tmp_path: Path
+) -> None:
+    for name in names:
+        draw(figure_spec(name, GRID, VARIANTS), results, tmp_path / "here" / name)
+    assert drawn_elsewhere(names, results, tmp_path / "there") == "[]\n"
+    files = sorted(path.name for path in (tmp_path / "there").iterdir())
+    assert files == sorted(Path(file).name for name in names for file in FIGURES[name].files(name))
+    for file in files:
+        assert (tmp_path / "here" / file).read_bytes() == (tmp_path / "there" / file).read_bytes(), file
+
+
+def test_pdfs_embed_truetype_fonts_and_no_date(written, tmp_path: Path) -> None:
+    coders = grid(binarisers=("topk",))
+    draw(figure_spec("fig1", coders), written(coders), tmp_path / "fig1")
+    pdf = (tmp_path / "fig1.pdf").read_bytes()
+    assert b"/FontFile2" in pdf
+    assert b"/Type3" not in pdf
+    assert b"CreationDate" not in pdf
+
+
+def test_a_figure_without_coders_says_what_the_config_lacks(tmp_path: Path) -> None:
+    spec = figure_spec("fig5", grid(binarisers=("topk",)))
+    with pytest.raises(UserError, match=r"add a `binary-topk` coder"):
+        draw(spec, tmp_path, tmp_path / "fig5")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_figure_is_named(tmp_path: Path) -> None:
+    spec = FigureSpec(name="fig99", coders=[], labels={}, variants=[], style=STYLE)
+    with pytest.raises(UserError, match="fig99"):
+        draw(spec, tmp_path, tmp_path / "fig99")
+
+
+def test_missing_results_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"metrics\.json"):
+        draw(figure_spec("fig1", grid()), tmp_path, tmp_path / "fig1")
+
+
+def test_a_palette_with_no_colour_in_it_is_refused(written, tmp_path: Path) -> None:
+    coders = grid(binarisers=("topk",))
+    with pytest.raises(UserError, match="mauve-ish"):
+        draw(figure_spec("fig1", coders, palette=["mauve-ish"]), written(coders), tmp_path / "fig1")
+
+
+def test_binarisers_are_told_apart_and_keep_their_looks() -> None:
+    marks = [style.mark(name, STYLE) for name in REGISTRY]
+    assert len({(mark.colour, mark.marker) for mark in marks}) == len(REGISTRY)
+    assert [mark.continuous for mark in marks] == [entry.continuous for entry in REGISTRY.values()]
+    assert style.mark("gumbel", {**STYLE, "palette": ["red"]}).colour == "red"
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_has_a_caption_that_renders(name: str) -> None:
+    template = Environment(undefined=StrictUndefined, autoescape=False).from_string((REPORT / f"{name}.rst").read_text())
+    text = template.render(snakemake={"params": {"results": "results"}})
+    assert "{{" not in text
+    assert text.startswith("**")

@@ -1,0 +1,68 @@
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from made_up_results import WINDOW, WORDS, figure_spec, grid, write_text_panels
+
+from bsc.figures.draw import draw
+from bsc.io import read_parquet
+from bsc.paths import SCORES
+from bsc.stages import coders_of
+
+
+def panel(name: str, tmp_path: Path, **options: int) -> tuple[pd.DataFrame, Path]:
+    spec = figure_spec(name, grid())
+    (coder,) = coders_of(spec.coders)
+    write_text_panels(tmp_path / "results", coder, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw(spec, tmp_path / "results", tmp_path / name)
+    assert (tmp_path / f"{name}.pdf").stat().st_size > 1_000
+    table = pd.read_csv(tmp_path / f"{name}.csv", keep_default_na=False)
+    return table, tmp_path / "results" / coder.at(SCORES, variant="trained")
+
+
+def test_fig4_shows_windows_of_every_decile_from_the_strongest(tmp_path: Path) -> None:
+    table, scores = panel("fig4", tmp_path)
+    assert table["group"].unique().tolist() == [f"decile {number}" for number in range(10, 0, -1)]
+    maxima = table.groupby("window", sort=False)["activation"].max().to_numpy()
+    assert (maxima > 0).all()
+    assert (np.diff(maxima) <= 0).all()
+    assert [WORDS[token] for token in table["token"]] == table["text"].tolist()
+    f1 = read_parquet(scores / "scores.parquet").query("scorer == 'fuzzing' and control == 'none'").set_index("latent")["f1"]
+    (latent,) = table["latent"].unique()
+    assert f1[latent] == f1.sort_values().iloc[(len(f1) - 1) // 2]
+
+
+def test_fig5_shows_the_best_latent_and_every_wrong_answer(tmp_path: Path) -> None:
+    table, scores = panel("fig5", tmp_path)
+    (latent,) = table["latent"].unique()
+    assert latent == 0
+    firing = table[table["group"] == "firing"]
+    assert firing.groupby("window")["activation"].max().eq(1).all()
+    assert set(firing.loc[firing["activation"] > 0, "text"]) == {" run"}
+    answers = read_parquet(scores / "answers.parquet").query("control == 'none' and latent == 0")
+    wrong = answers[answers["answer"].astype(int) != answers["firing"].astype(int)]
+    shown = table[table["group"] != "firing"]
+    assert len(shown) == min(len(wrong), 6) * WINDOW
+    assert set(shown["window"]) <= set(wrong["window"])
+    silent = shown[shown["group"].str.contains("silent")]
+    assert (silent["activation"] == 0).all()
+
+
+def test_without_a_scored_latent_the_most_frequent_one_is_shown(tmp_path: Path) -> None:
+    table, _ = panel("fig4", tmp_path, scored=False, contexts=6)
+    assert table["latent"].unique().tolist() == [2]
+    assert table.groupby("window")["activation"].max().gt(0).all()
+    assert table["window"].nunique() == len(table) // WINDOW <= 12
+
+
+def test_without_a_scored_latent_there_is_no_counterexample(tmp_path: Path) -> None:
+    table, _ = panel("fig5", tmp_path, scored=False, contexts=6)
+    assert table["group"].unique().tolist() == ["firing"]
+
+
+def test_without_a_firing_latent_the_panel_says_so(tmp_path: Path) -> None:
+    table, _ = panel("fig5", tmp_path, silent=True)
+    assert len(table) == 0
