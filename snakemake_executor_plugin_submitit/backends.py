@@ -11,6 +11,7 @@ class Backend(Protocol):
     """Where jobs run."""
 
     max_array_size: int
+    signals_all: bool  # whether a job's SIGTERM reaches all its processes, or the first alone
 
     def remember(self, job: Any) -> None:
         """Take note of a job that submitit made."""
@@ -29,6 +30,7 @@ class InProcess:
     """Jobs of this machine that end with this Snakemake: submitit's `local` (processes) and `debug` (in this very process)."""
 
     max_array_size = sys.maxsize
+    signals_all = False
 
     def __init__(self) -> None:
         self.jobs: dict[str, Any] = {}

@@ -7,11 +7,12 @@ import uuid
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+from snakemake_interface_executor_plugins.utils import encode_target_jobs_cli_args, format_cli_arg
 
 from .backends import backend
 from .interval import Interval
@@ -22,6 +23,9 @@ from .shape import parameters, shape
 from .slurm import SlurmError, leave_enclosing_job
 from .submission import Submitter
 from .verdict import Sight, Verdict, judge
+
+if TYPE_CHECKING:
+    from .task import Task
 
 TICK_SECONDS = 1.0  # between two looks at the exit records, which cost the scheduler nothing
 LEAST_PATIENCE_SECONDS = 5.0
@@ -108,6 +112,17 @@ class Executor(RemoteExecutor):
         """The job's command starts in the workflow's folder."""
         return f"cd {shlex.quote(str(self.workflow.workdir_init))}"
 
+    def get_job_args(self, job: Any) -> str:
+        """Snakemake's arguments of the job, with what may hold quotes and dollars quoted for a shell instead of for Python."""
+        text = str(super().get_job_args(job))
+        targets = encode_target_jobs_cli_args(job.get_target_spec())
+        files = [self.tmpdir, *job.get_wait_for_files()]
+        unneeded = list(self.workflow.dag.get_unneeded_temp_files(job))
+        for flag, values in (("--target-jobs", targets), ("--wait-for-files", files), ("--unneeded-temp-files", unneeded)):
+            if values:
+                text = text.replace(format_cli_arg(flag, values), f"{flag} {shlex.join(map(str, values))}")
+        return text
+
     def _order(self, job: Any) -> Order:
         setup = self._settings.setup.splitlines()
         asked = parameters(job.name, job.threads, job.resources, self._settings, setup)
@@ -115,13 +130,11 @@ class Executor(RemoteExecutor):
         return Order(job, job_key(job), fingerprint(job), uuid.uuid4().hex, folder, asked)
 
     def _submit(self, orders: list[Order]) -> None:
-        from .task import Task
-
         folder = orders[0].folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._submitter.clear(self._ledger.unsettled)
-            tasks = [Task(self.format_job_exec(order.job), order.token, folder) for order in orders]
+            tasks = [self._task(order) for order in orders]
             mark, jobs = self._submitter.submit(folder, orders[0].asked, tasks)
         except Exception as error:
             for order in orders:
@@ -133,6 +146,11 @@ class Executor(RemoteExecutor):
         self._ledger.settle(mark)
         ids = jobs[0].job_id if len(jobs) == 1 else f"{jobs[0].job_id} to {jobs[-1].job_id}"
         self.logger.info(f"Submitted {len(jobs)} job{'s' * (len(jobs) > 1)} of rule {orders[0].job.name} as {ids}.")
+
+    def _task(self, order: Order) -> "Task":
+        from .task import Task  # imports submitit, which Snakemake on the nodes need not
+
+        return Task(self.format_job_exec(order.job), order.token, order.folder, passes_on=not self._backend.signals_all)
 
     def _track(self, order: Order, entry: Entry) -> None:
         self._ledger.write(order.key, entry)
@@ -146,7 +164,8 @@ class Executor(RemoteExecutor):
     def _refuse(self, job: Any, error: Exception) -> None:
         wildcards = wildcards_text(job)
         which = f"rule {job.name} ({wildcards})" if wildcards else f"rule {job.name}"
-        self.report_job_error(SubmittedJobInfo(job), msg=f"{which} was not submitted: {error}")
+        reason = "; ".join(str(error).splitlines())
+        self.report_job_error(SubmittedJobInfo(job), msg=f"{which} was not submitted: {reason}")
 
     # -- jobs of a Snakemake that was killed
 
@@ -157,8 +176,8 @@ class Executor(RemoteExecutor):
             return False
         same = entry.fingerprint == order.fingerprint and not entry.cancelled
         record = Tracked(order.job, order.key, entry).record()
-        if record is not None and record.decides:
-            adopted = record.succeeded and same and _fresh(order.job)
+        if record is not None and record.succeeded:
+            adopted = same and _fresh(order.job)
         elif (state := self._backend.ask([entry.id]).states.get(entry.id)) is None or state.ended:
             adopted = False
         elif not (adopted := same):
@@ -189,7 +208,8 @@ class Executor(RemoteExecutor):
                 self._end(info, tracked, verdict)
 
     def _look(self, jobs: Sequence[Tracked]) -> None:
-        _read_records(jobs)
+        if _read_records(jobs):
+            self._interval.hurry()
         open_jobs = {tracked.entry.id: tracked.sight for tracked in jobs if not tracked.sight.decided}
         if not open_jobs or not self._interval.due():
             return
@@ -215,8 +235,8 @@ class Executor(RemoteExecutor):
             _tidy(tracked)
             self.report_job_success(info)
             return
-        if tracked.sight.state is not None and not tracked.sight.state.ended and not tracked.sight.decided:
-            self._cancel([tracked])
+        if tracked.sight.alive:
+            self._tell_to_go([tracked.entry.id])
         self.report_job_error(info, msg=failure(tracked.job, tracked.entry.id, self._settings.cluster, verdict, tracked.log))
 
     def print_job_error(self, job_info: SubmittedJobInfo, msg: str | None = None, **kwargs: Any) -> None:
@@ -250,27 +270,32 @@ class Executor(RemoteExecutor):
             self.wait = False
         self.wait_thread.join()
 
-    def _cancel(self, jobs: Iterable[Tracked]) -> None:
-        jobs = list(jobs)
-        try:
-            ghosts = self._backend.marked(self._ledger.unsettled) if self._ledger.unsettled else []
-            self._backend.cancel([*(tracked.entry.id for tracked in jobs), *ghosts])
-        except SlurmError as error:
-            self.logger.warning(f"Some jobs may not have been cancelled: {error}")
+    def _cancel(self, jobs: Sequence[Tracked]) -> None:
+        self._tell_to_go([tracked.entry.id for tracked in jobs])
         for tracked in jobs:
             self._ledger.write(tracked.key, replace(tracked.entry, cancelled=True))
 
+    def _tell_to_go(self, ids: list[str]) -> None:
+        try:
+            ghosts = self._backend.marked(self._ledger.unsettled) if self._ledger.unsettled else []
+            self._backend.cancel([*ids, *ghosts])
+        except SlurmError as error:
+            self.logger.warning(f"Some jobs may not have been cancelled: {error}")
 
-def _read_records(jobs: Iterable[Tracked]) -> None:
-    """Look for exit records, by one listing a folder."""
+
+def _read_records(jobs: Iterable[Tracked]) -> bool:
+    """Look for exit records, by one listing a folder; whether one tells of a failure, which the scheduler has to explain."""
     listings: dict[str, set[str]] = {}
+    failed = False
     for tracked in jobs:
         folder = tracked.entry.folder
         if folder not in listings:
             listings[folder] = {path.name for path in Path(folder).iterdir()}
         if not tracked.sight.decided:
             there = record_path(Path(folder), tracked.entry.id).name in listings[folder]
-            tracked.sight.record = tracked.record() if there else None
+            before, tracked.sight.record = tracked.sight.record, tracked.record() if there else None
+            failed |= before is None and tracked.sight.record is not None and not tracked.sight.decided
+    return failed
 
 
 def _fresh(job: Any) -> bool:

@@ -33,11 +33,6 @@ class ExitRecord:
         """Whether the command ended well."""
         return self.exit_code == 0
 
-    @property
-    def decides(self) -> bool:
-        """Whether the job is over, whatever the scheduler says. Not if a signal from outside ended it: it may be requeued."""
-        return self.succeeded or self.warned_by is None
-
 
 def record_path(folder: Path, job_id: str) -> Path:
     """Where the job `job_id` with logs in `folder` leaves its record."""

@@ -71,6 +71,8 @@ class Slurm:
         storage = re.search(r"^AccountingStorageType\s*=\s*(\S+)", config, re.MULTILINE)
         self.max_array_size = int(size[1]) if size else 1
         self.accounting = storage is not None and not storage[1].endswith("none") and storage[1] != "(null)"
+        # Slurm sends SIGTERM to all processes of a job where it finds them in /proc, to the first alone where it uses cgroups.
+        self.signals_all = re.search(r"^ProctrackType\s*=\s*proctrack/(linuxproc|pgid)", config, re.MULTILINE) is not None
         self._forgotten: frozenset[str] = frozenset()
 
     def remember(self, job: object) -> None:

@@ -6,7 +6,9 @@ submitit unpickles a `Task` and calls it; no other module of this package is imp
   started with SIGUSR2 ignored, so that Snakemake and shells live on; a program that saves its state on SIGUSR2 installs a
   handler, saves, and exits with a code other than 0. Then submitit requeues the job. A program that knows nothing of the signal
   goes on to its end.
-- SIGTERM comes from scancel, from preemption and at the end of the time limit. It is passed on, and the command waited for.
+- SIGTERM comes from scancel, from preemption and at the end of the time limit. Some clusters send it to all of a job's
+  processes, some to this one alone: it is passed on where need be (not twice, for Snakemake may hang on a second one), and what
+  the command started is waited for.
 """
 
 import os
@@ -32,8 +34,8 @@ INTERRUPT_SECONDS = 0.5
 class Task:
     """A shell command to run as a job; pickled by submitit on the one side and called on the other."""
 
-    def __init__(self, command: str, token: str, folder: Path) -> None:
-        self.command, self.token, self.folder = command, token, folder
+    def __init__(self, command: str, token: str, folder: Path, *, passes_on: bool = True) -> None:
+        self.command, self.token, self.folder, self.passes_on = command, token, folder, passes_on
         self._pid = 0  # of the command's shell, which leads a process group; 0 before it starts
         self._status: int | None = None
         self._warned_by: str | None = None
@@ -57,14 +59,15 @@ class Task:
         self._pass_on(SAVE)
         if self._pid and self._wait() == 0:
             return None
-        return DelayedSubmission(Task(self.command, self.token, self.folder))
+        return DelayedSubmission(Task(self.command, self.token, self.folder, passes_on=self.passes_on))
 
     def _start(self) -> None:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_terminate)
             signal.signal(signal.SIGINT, self._on_interrupt)
-        # A group of its own: signals reach the command and what it started, and not this process.
-        shell = ["/bin/sh", "-c", f"trap '' {SAVE.name.removeprefix('SIG')}\n{self.command}"]
+        # A group of its own: signals reach the command and what it started, and not this process. The shell outlives SIGTERM,
+        # lest what it started become an orphan that a cluster without cgroups never finds again.
+        shell = ["/bin/sh", "-c", f"trap '' {SAVE.name.removeprefix('SIG')}\ntrap : TERM\n{self.command}"]
         self._pid = os.posix_spawn(shell[0], shell, os.environ, setpgroup=0, setsigdef=[signal.SIGPIPE])
 
     def _outcome(self) -> int:
@@ -106,7 +109,8 @@ class Task:
 
     def _on_terminate(self, number: int, frame: FrameType | None) -> None:
         self._warned_by = signal.Signals(number).name
-        self._pass_on(signal.SIGTERM)
+        if self.passes_on:
+            self._pass_on(signal.SIGTERM)
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         """The local backend cancels with SIGINT, and SIGKILL a second later, which would not reach the command."""

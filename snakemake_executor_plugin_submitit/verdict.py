@@ -1,4 +1,4 @@
-"""Whether a job is over, and how it ended: the exit record decides, and the scheduler explains what left none."""
+"""Whether a job is over, and how it ended, from what it left and what the scheduler says."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ NEVER_STARTS = {
     "QOSMaxWallDurationPerJobLimit",
     "launch failed requeued held",
 }
-UNEXPLAINED = {"COMPLETED", "FAILED", ""}
+UNEXPLAINED = {"COMPLETED", "FAILED"}  # states that say less than a record does
 MEMORY_LINES = ("oom-kill", "oom_kill", "exceeded memory limit", "Exceeded job memory limit", "Out Of Memory")
 
 
@@ -43,14 +43,18 @@ class Sight:
 
     @property
     def decided(self) -> bool:
-        """Whether the record settles how the job went."""
-        return self.record is not None and self.record.decides
+        """Whether the scheduler need not be asked."""
+        return self.record is not None and self.record.succeeded
+
+    @property
+    def alive(self) -> bool:
+        """Whether the scheduler still has the job."""
+        return self.state is not None and not self.state.ended and not self.missing
 
     @property
     def doubtful(self) -> bool:
         """Whether the end of the log is worth a look."""
-        failed = self.record is not None and not self.record.succeeded
-        return failed or self.missing or (self.state is not None and self.state.ended)
+        return not self.decided and (self.missing or (self.state is not None and self.state.ended))
 
     def update(self, state: State | None, missing: bool) -> bool:
         """Take in an answer of the scheduler; whether it says something new. Neither state nor missing: it was not asked."""
@@ -64,43 +68,38 @@ class Sight:
 def judge(sight: Sight, log: str, now: float, patience: float) -> Verdict | None:
     """How the job ended; None while it is queued, runs, or may yet leave a record.
 
-    log: the end of its log. now: seconds, monotonic. patience: seconds to wait for a record on a slow filesystem.
+    A record of success is enough. One of failure is not: whoever ended the command may have requeued the job, or cancelled it,
+    and only the scheduler knows. log: the end of the job's log. now: seconds, monotonic. patience: seconds to wait for a record
+    on a slow filesystem.
     """
     record, state = sight.record, sight.state
-    if record is not None and sight.decided:
-        return _from_record(record, log)
-    if state is not None and not sight.missing and not state.ended:
-        sight.unexplained_since = None
-        return Verdict(False, f"it would never start: {state.reason}") if state.reason in NEVER_STARTS else None
-    name = state.name if state is not None and state.ended else ""
-    if name in UNEXPLAINED and any(line in log for line in MEMORY_LINES):
-        name = "OUT_OF_MEMORY"
-    if state is None and not sight.missing:
-        return None
-    if name in UNEXPLAINED and record is None:
+    if record is not None and record.succeeded:
+        return Verdict(True, node=record.node)
+    if not sight.missing:
+        if state is None:
+            return None
+        if not state.ended:
+            sight.unexplained_since = None
+            return Verdict(False, f"it would never start: {state.reason}") if state.reason in NEVER_STARTS else None
+    node = record.node if record is not None else state.node if state is not None else ""
+    reason = _reason(record, state, log)
+    if not reason:
         sight.unexplained_since = now if sight.unexplained_since is None else sight.unexplained_since
         if now - sight.unexplained_since < patience:
             return None
-    return _from_state(name, state, record)
+        reason = "it left no exit record: killed, or its node died"
+    return Verdict(False, reason, node)
 
 
-def _from_record(record: ExitRecord, log: str) -> Verdict:
-    if record.succeeded:
-        return Verdict(True, node=record.node)
-    if record.killed_by == "SIGKILL" or any(line in log for line in MEMORY_LINES):
-        memory = any(line in log for line in MEMORY_LINES)
-        return Verdict(False, "OUT_OF_MEMORY" if memory else "killed by SIGKILL", record.node)
-    how = f"killed by {record.killed_by}" if record.killed_by else f"exit code {record.exit_code}"
-    return Verdict(False, how, record.node)
-
-
-def _from_state(name: str, state: State | None, record: ExitRecord | None) -> Verdict:
-    node = record.node if record is not None else state.node if state is not None else ""
-    if record is not None and record.warned_by == "SIGUSR2":
-        return Verdict(False, f"TIMEOUT: it saved its state, but was requeued {record.requeues} times already", node)
-    if name in UNEXPLAINED and record is not None:
-        return Verdict(False, f"ended by {record.warned_by}", node)
-    if name == "":
-        return Verdict(False, "it left the queue and no exit record: cancelled, or its node died", node)
-    detail = state.reason if state is not None and state.reason not in ("", "None", name) and name == state.name else ""
-    return Verdict(False, f"{name} ({detail})" if detail else name, node)
+def _reason(record: ExitRecord | None, state: State | None, log: str) -> str:
+    """Why a job that is over failed, as far as the scheduler, its log and its record tell; "" if they do not."""
+    if state is not None and state.ended and state.name not in UNEXPLAINED:
+        return state.name
+    if any(line in log for line in MEMORY_LINES):
+        return "OUT_OF_MEMORY"
+    if record is None:
+        return ""
+    if record.warned_by == "SIGUSR2":
+        return f"TIMEOUT: its time was up again, after {record.requeues} requeues"
+    ender = record.killed_by or record.warned_by
+    return f"ended by {ender}" if ender else f"exit code {record.exit_code}"

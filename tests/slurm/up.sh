@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # A real Slurm of two nodes (8 CPUs, 16 GB and 2 GPUs each, all of it pretended) on this host, for tests.
 # Usage: up.sh STATE_DIR, as root. Needs Debian's slurmctld, slurmd, slurm-client and munge; down.sh STATE_DIR stops it.
-# Waits are short, so that tests are: a requeued job starts after seconds (cred_expire), a job that ignores SIGTERM is killed
-# after 5 s (KillWait), and a node whose slurmd is gone is down after 10 s (SlurmdTimeout). Partition `urgent` preempts `gpu`.
+# Waits are short, so that tests are: a job that ignores SIGTERM is killed after 5 s (KillWait), and a node whose slurmd is gone
+# is down after 10 s (SlurmdTimeout). A requeued job waits two minutes all the same, unless `scontrol update` gives it another
+# StartTime. Partition `urgent` preempts `gpu`.
 set -euo pipefail
 state=${1:?usage: up.sh STATE_DIR}
 mkdir -p "$state"/{controller,nodes/gpu1,nodes/gpu2,log}
@@ -29,7 +30,6 @@ SlurmctldHost=$host(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=cred_expire=3
 StateSaveLocation=$state/controller
 SlurmdSpoolDir=$state/nodes/%n
 SlurmctldPidFile=$state/slurmctld.pid

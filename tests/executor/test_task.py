@@ -1,0 +1,143 @@
+"""The part that runs on the node, through submitit's local backend."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import submitit
+
+from snakemake_executor_plugin_submitit.record import ExitRecord, read_record, record_path
+from snakemake_executor_plugin_submitit.task import Task
+
+SAVER = """
+import pathlib, signal, sys, time
+state = pathlib.Path("state")
+def save(number, frame):
+    state.write_text(signal.Signals(number).name)
+    sys.exit(1)
+for number in (signal.SIGUSR2, signal.SIGTERM):
+    signal.signal(number, save)
+pathlib.Path("ready").touch()
+if state.exists():
+    sys.exit(0)
+time.sleep(30)
+"""
+
+
+def wait_for(what: Callable[[], object]) -> None:
+    end = time.monotonic() + 20
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def submit(folder: Path, command: str) -> "submitit.Job[Any]":
+    executor = submitit.AutoExecutor(folder=folder, cluster="local")
+    executor.update_parameters(timeout_min=5)
+    return executor.submit(Task(f"cd '{folder}'\n{command}", "token", folder))
+
+
+def process_of(job: "submitit.Job[Any]") -> int:
+    """The process that runs the task: the controller's child."""
+    (pid,) = Path(f"/proc/{job.job_id}/task/{job.job_id}/children").read_text().split()
+    return int(pid)
+
+
+def record_of(job: "submitit.Job[Any]") -> ExitRecord:
+    wait_for(job.done)
+    record = read_record(record_path(job.paths.folder, job.job_id), "token")
+    assert record is not None
+    return record
+
+
+def test_nothing_heavy_is_imported_before_the_command() -> None:
+    check = (
+        "import sys, snakemake_executor_plugin_submitit.task; "
+        "print(sorted({name.split('.')[0] for name in sys.modules} & {'torch', 'bsc', 'snakemake', 'pandas', 'transformers', "
+        "'snakemake_interface_executor_plugins'}))"
+    )
+    assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_what_a_job_leaves(tmp_path: Path) -> None:
+    good, bad, killed = submit(tmp_path, "sleep 0.2"), submit(tmp_path, "echo it hurts; exit 3"), submit(tmp_path, "kill -9 $$")
+    record = record_of(good)
+    assert (record.exit_code, record.killed_by, record.warned_by, record.requeues) == (0, None, None, 0)
+    assert 0.2 <= record.seconds < 20
+    assert record.node == os.uname().nodename
+    assert record_of(bad).exit_code == 3
+    assert "it hurts" in (bad.stdout() or "")
+    assert (record_of(killed).exit_code, record_of(killed).killed_by) == (137, "SIGKILL")
+
+
+def test_a_program_that_saves_is_put_back_and_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "saver.py").write_text(SAVER)
+    job = submit(tmp_path, f"{sys.executable} saver.py && touch finished")
+    wait_for((tmp_path / "ready").exists)
+    os.kill(process_of(job), signal.SIGUSR2)
+    record = record_of(job)
+    assert (tmp_path / "state").read_text() == "SIGUSR2"
+    assert (tmp_path / "finished").exists()
+    assert (record.exit_code, record.warned_by) == (0, None)  # of the second go
+
+
+def test_a_program_that_knows_no_signal_goes_on_to_its_end(tmp_path: Path) -> None:
+    job = submit(tmp_path, "touch ready; sleep 1; touch finished")
+    wait_for((tmp_path / "ready").exists)
+    os.kill(process_of(job), signal.SIGUSR2)
+    record = record_of(job)
+    assert (tmp_path / "finished").exists()
+    assert (record.exit_code, record.warned_by) == (0, "SIGUSR2")
+
+
+def test_sigterm_is_passed_on_and_waited_for(tmp_path: Path) -> None:
+    """A shell between dies of SIGTERM at once; the record is written when the program below it has saved and left."""
+    (tmp_path / "saver.py").write_text(SAVER.replace("state.write_text", "time.sleep(1); state.write_text"))
+    job = submit(tmp_path, f"bash -c '{sys.executable} saver.py; exit 4'")
+    wait_for((tmp_path / "ready").exists)
+    os.kill(process_of(job), signal.SIGTERM)
+    record = record_of(job)
+    assert record.warned_by == "SIGTERM"
+    assert record.exit_code == 143
+    assert record.seconds >= 1
+    assert (tmp_path / "state").read_text() == "SIGTERM"
+
+
+def test_a_cancelled_local_job_leaves_no_process(tmp_path: Path) -> None:
+    job = submit(tmp_path, "echo $$ > pid; trap '' TERM; sleep 30; sleep 30")
+    wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    shell = int((tmp_path / "pid").read_text())
+    job.cancel()
+    wait_for(job.done)
+    wait_for(lambda: not Path(f"/proc/{shell}").exists())
+
+
+def test_a_debug_job_runs_here(tmp_path: Path) -> None:
+    executor = submitit.AutoExecutor(folder=tmp_path, cluster="debug")
+    job = executor.submit(Task("exit 7", "token", tmp_path))
+    assert job.result() == 7
+    assert record_of(job).exit_code == 7
+
+
+@pytest.mark.parametrize("code", [0, 5])
+def test_on_slurm_the_process_ends_with_the_commands_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setenv("SLURMD_NODENAME", "node7")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)}
+    try:
+        with pytest.raises(SystemExit) as ended:
+            Task(f"exit {code}", "token", tmp_path)()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert ended.value.code == code
+    record = read_record(tmp_path / "12_exit.json", "token")
+    assert record is not None
+    assert (record.exit_code, record.node) == (code, "node7")
