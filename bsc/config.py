@@ -63,12 +63,30 @@ class Model(_Strict):
         return self
 
 
-class Splits(_Strict):
-    """Tokens of each split. They hold different documents; evaluation and interpretation are filled first."""
+class Split(_Strict):
+    """How much text a split has, and the length of its contexts, both in tokens."""
 
-    train: Positive
-    evaluation: Positive
-    interpretation: Positive
+    tokens: Positive
+    context: Annotated[int, Field(ge=8)] = 256
+
+    @model_validator(mode="after")
+    def _holds_a_context(self) -> "Split":
+        if self.tokens < self.context:
+            raise ValueError(f"{self.tokens} tokens are fewer than one context of {self.context}")
+        return self
+
+    @property
+    def contexts(self) -> int:
+        """How many contexts it has; a rest of the tokens is left out."""
+        return self.tokens // self.context
+
+
+class Splits(_Strict):
+    """The splits. They hold different documents; evaluation and interpretation are filled first."""
+
+    train: Split
+    evaluation: Split
+    interpretation: Split
 
 
 class Corpus(_Strict):
@@ -83,7 +101,6 @@ class Corpus(_Strict):
     revision: str | None = None
     streaming: bool = True
     text_column: str = "text"
-    context: Annotated[int, Field(ge=8)] = 256
     bos: bool = False
     separator: str | None = None
     splits: Splits
@@ -94,9 +111,6 @@ class Corpus(_Strict):
         for source, key in needs.items():
             if (source == self.source) != bool(getattr(self, key)):
                 raise ValueError(f"`{key}` goes with `source: {source}`, and with no other")
-        for split, tokens in self.splits:
-            if tokens < self.context:
-                raise ValueError(f"split `{split}` has {tokens} tokens, fewer than one context of {self.context}")
         return self
 
 
@@ -310,8 +324,8 @@ def _faults_of_grid(config: Config) -> Iterator[Fault]:
 
 def _faults_of_amounts(config: Config) -> Iterator[Fault]:
     """Faults in how many tokens there are and how many are asked for."""
-    corpus, training, splits = config.corpus, config.training, config.corpus.splits
-    usable = splits.train // corpus.context * (corpus.context - 1)
+    training, splits, interpretation = config.training, config.corpus.splits, config.corpus.splits.interpretation
+    usable = splits.train.contexts * (splits.train.context - 1)
     if training.batch_tokens > usable:
         yield (
             ("corpus", "splits", "train"),
@@ -323,29 +337,30 @@ def _faults_of_amounts(config: Config) -> Iterator[Fault]:
             ("training", "warmup_steps"),
             f"training has {steps} steps in all (`tokens` / `batch_tokens`), no more than the warm-up",
         )
-    held = splits.evaluation // corpus.context
+    held = splits.evaluation.contexts
     if config.evaluation.sequences > held:
         yield (
             ("corpus", "splits", "evaluation"),
             f"{held} contexts are fewer than the {config.evaluation.sequences} of `evaluation.sequences`",
         )
-    if corpus.context % config.autointerp.window:
+    if interpretation.context % config.autointerp.window:
         yield (
             ("autointerp", "window"),
-            f"{config.autointerp.window} does not divide `corpus.context` = {corpus.context}",
+            f"{config.autointerp.window} does not divide `corpus.splits.interpretation.context`, {interpretation.context}",
         )
-    windows = splits.interpretation // corpus.context * (corpus.context // config.autointerp.window)
+    windows = interpretation.contexts * (interpretation.context // config.autointerp.window)
     wanted = 2 * max(config.autointerp.explanation_windows, config.autointerp.test_firing + config.autointerp.test_silent)
     if windows < wanted:
         yield (
             ("corpus", "splits", "interpretation"),
             f"{windows} windows are fewer than the {wanted} that explanations and tests need",
         )
-    if config.activations.shard_tokens % corpus.context:
-        yield (
-            ("activations", "shard_tokens"),
-            f"{config.activations.shard_tokens} is no multiple of `corpus.context` = {corpus.context}",
-        )
+    for split in (splits.train, interpretation):
+        if config.activations.shard_tokens % split.context:
+            yield (
+                ("activations", "shard_tokens"),
+                f"{config.activations.shard_tokens} is no multiple of a context of {split.context}",
+            )
 
 
 def _faults_of_settings(config: Config) -> Iterator[Fault]:
@@ -380,7 +395,7 @@ def _faults_of_files(config: Config, root: Path) -> Iterator[Fault]:
         if not found:
             yield ("corpus", "files"), f"no file matches `{pattern}` under {root}"
         sizes += [path.stat().st_size for path in found if path.suffix != ".parquet"]
-    wanted = sum(tokens for _, tokens in config.corpus.splits)
+    wanted = sum(split.tokens for _, split in config.corpus.splits)
     if sizes and len(sizes) == len(config.corpus.files or []) and sum(sizes) < wanted:
         yield (
             ("corpus", "splits"),

@@ -41,6 +41,18 @@ class ModelSpec(_Spec):
     layers: int
 
 
+class SplitSpec(_Spec):
+    """tokens: how many a split holds at the most. context: how many a context has."""
+
+    tokens: int
+    context: int
+
+    @property
+    def contexts(self) -> int:
+        """How many contexts it has."""
+        return self.tokens // self.context
+
+
 class TokensSpec(_Spec):
     """What `bsc tokens` reads and how it cuts it. versions: of the packages whose documentation is the text."""
 
@@ -53,10 +65,9 @@ class TokensSpec(_Spec):
     revision: str | None
     streaming: bool
     text_column: str
-    context: int
     bos: bool
     separator: str | None
-    splits: dict[str, int]
+    splits: dict[str, SplitSpec]
 
 
 class ActivationsSpec(_Spec):
@@ -215,23 +226,31 @@ class Plan:
 
     def contexts(self, split: str) -> int:
         """How many contexts a split has."""
-        return int(getattr(self.config.corpus.splits, split)) // self.config.corpus.context
+        return int(getattr(self.config.corpus.splits, split).contexts)
+
+    def context(self, split: str) -> int:
+        """How many tokens a context of a split has."""
+        return int(getattr(self.config.corpus.splits, split).context)
+
+    def rows(self, split: str) -> int:
+        """How many tokens a split's contexts have in all."""
+        return self.contexts(split) * self.context(split)
 
     def shards(self, split: str) -> int:
         """In how many shards a split's activations are stored."""
-        return -(-self.contexts(split) // self._shard_contexts)
+        return -(-self.contexts(split) // self._shard_contexts(split))
 
-    @property
-    def _shard_contexts(self) -> int:
-        return self.config.activations.shard_tokens // self.config.corpus.context
+    def _shard_contexts(self, split: str) -> int:
+        return self.config.activations.shard_tokens // self.context(split)
 
     def activations(self, name: str, split: str, shard: int) -> Stage:
         """One shard of activations."""
-        first = shard * self._shard_contexts
+        held = self._shard_contexts(split)
+        first = shard * held
         spec = ActivationsSpec(
             split=split,
             first=first,
-            contexts=min(self._shard_contexts, self.contexts(split) - first),
+            contexts=min(held, self.contexts(split) - first),
             hookpoints=self.config.models[name].hookpoints,
             batch_contexts=self.config.activations.batch_contexts,
             dtype=self.config.models[name].dtype,

@@ -22,11 +22,11 @@ CHECKPOINTS, ADAM_STATES = 2, 3
 def estimate(config: Config) -> dict[str, int]:
     """Bytes by kind: models, tokens, activations of each stored split, coders, their checkpoints, latent caches."""
     plan = Plan(config)
-    activations = {f"activations ({split})": _activations(config, plan.contexts(split)) for split in STORED_SPLITS}
+    activations = {f"activations ({split})": _activations(config, plan.rows(split)) for split in STORED_SPLITS}
     sizes = [_coder(config, coder.model) for coder in config.coder_ids]
     return {
         "models": sum(map(_model, config.models.values())),
-        "tokens": len(config.models) * sum(tokens for _, tokens in config.corpus.splits) * 2 * INT32,
+        "tokens": len(config.models) * sum(split.tokens for _, split in config.corpus.splits) * 2 * INT32,
         **activations,
         "coders": sum(sizes),
         "checkpoints": CHECKPOINTS * ADAM_STATES * max(sizes, default=0),
@@ -69,9 +69,8 @@ def _model(model: Model) -> int:
     return FLOAT32 * (12 * model.width**2 * model.layers + VOCABULARY * model.width)
 
 
-def _activations(config: Config, contexts: int) -> int:
+def _activations(config: Config, rows: int) -> int:
     """bf16 inputs and outputs at every hookpoint."""
-    rows = contexts * config.corpus.context
     return sum(2 * BFLOAT16 * rows * model.width * len(model.hookpoints) for model in config.models.values())
 
 
@@ -83,7 +82,7 @@ def _coder(config: Config, name: str) -> int:
 
 def _latents(config: Config, plan: Plan) -> int:
     """A row number and a value for each of about k firings a token, for each variant of each coder."""
-    rows = plan.contexts("interpretation") * config.corpus.context
+    rows = plan.rows("interpretation")
     return sum(rows * coder.k * (INT64 + FLOAT32) * len(plan.variants(coder)) for coder in config.coder_ids)
 
 

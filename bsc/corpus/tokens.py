@@ -15,7 +15,7 @@ from bsc.errors import UserError
 from bsc.io import MANIFEST, read_manifest, write_manifest
 from bsc.models.load import load_tokenizer
 from bsc.progress import Progress
-from bsc.stages import TokensSpec
+from bsc.stages import SplitSpec, TokensSpec
 
 SPLIT_ORDER = ("evaluation", "interpretation", "train")
 """The small splits come first, so that more training text changes nothing in them."""
@@ -28,7 +28,7 @@ Ids = Int32[np.ndarray, " tokens"]
 def make_tokens(spec: TokensSpec, model: Path, output: Path) -> None:
     """Write `{split}.safetensors` with `tokens` and `documents`, int32 [contexts, context], and the manifest.
 
-    A split holds exactly splits[split] // context contexts; no document is in two splits. With `separator`, that token
+    A split holds exactly as many contexts as its spec says; no document is in two splits. With `separator`, that token
     follows each document; with `bos`, every context begins with BOS, which counts as the next token's document.
     Raises UserError when there is too little text, or the tokenizer has no such separator or no BOS.
     """
@@ -38,20 +38,23 @@ def make_tokens(spec: TokensSpec, model: Path, output: Path) -> None:
     bos = _bos(tokenizer) if spec.bos else None
     output.mkdir(parents=True, exist_ok=True)
     (output / MANIFEST).unlink(missing_ok=True)  # what it lists is about to be replaced
-    contexts = {split: spec.splits[split] // spec.context for split in SPLIT_ORDER}
+    wanted = {split: spec.splits[split] for split in SPLIT_ORDER}
     streamed = enumerate(token_stream(tokenizer, documents(spec), spec.separator))
     counts = {}
-    with ExitStack() as stack, Progress("tokens", sum(contexts.values()) * spec.context, "tokens") as progress:
+    with (
+        ExitStack() as stack,
+        Progress("tokens", sum(split.contexts * split.context for split in wanted.values()), "tokens") as progress,
+    ):
         writers = {
-            split: stack.enter_context(write_contexts(output / f"{split}.safetensors", count, spec.context))
-            for split, count in contexts.items()
+            name: stack.enter_context(write_contexts(output / f"{name}.safetensors", split.contexts, split.context))
+            for name, split in wanted.items()
         }
         for split, writer in writers.items():
-            used = _Packer(writer, spec.context, bos, progress).fill(streamed)
+            used = _Packer(writer, wanted[split].context, bos, progress).fill(streamed)
             if not writer.full:
-                raise _too_little(split, writer.written * spec.context, spec)
-            counts[split] = {"contexts": writer.contexts, "documents": used}
-    facts = {"context": spec.context, "bos": spec.bos, "separator": spec.separator, "splits": counts}
+                raise _too_little(split, writer.written, wanted[split])
+            counts[split] = {"contexts": writer.contexts, "context": wanted[split].context, "documents": used}
+    facts = {"bos": spec.bos, "separator": spec.separator, "splits": counts}
     facts |= {"corpus": spec.source, "model": manifest["source"]}
     write_manifest(output, [f"{split}.safetensors" for split in SPLIT_ORDER], facts)
 
@@ -138,10 +141,10 @@ def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocabulary: int, model
         raise UserError(what, where=str(model), fix="give the model the tokenizer that it was trained with")
 
 
-def _too_little(split: str, got: int, spec: TokensSpec) -> UserError:
-    wanted = spec.splits[split] // spec.context * spec.context
+def _too_little(split: str, contexts: int, wanted: SplitSpec) -> UserError:
+    got, asked = contexts * wanted.context, wanted.contexts * wanted.context
     return UserError(
-        f"the text ended after {got:,} of the {wanted:,} tokens of split `{split}` ({', '.join(SPLIT_ORDER)} in turn)",
+        f"the text ended after {got:,} of the {asked:,} tokens of split `{split}` ({', '.join(SPLIT_ORDER)} in turn)",
         where=f"corpus.splits.{split}",
         fix="ask for fewer tokens, or name more text under `corpus`",
     )

@@ -10,6 +10,8 @@ from bsc.activations.disk import check_disk, describe_disk, estimate
 from bsc.config import Config
 from bsc.errors import UserError
 
+SPLITS = {"train": 6400, "evaluation": 640, "interpretation": 3200}
+
 
 def config(**changes):
     model = {"source": "folder:x", "width": 64, "layers": 4, "hookpoints": ["layers.0.mlp", "layers.2.mlp"]}
@@ -19,8 +21,7 @@ def config(**changes):
             "corpus": {
                 "source": "files",
                 "files": ["x.txt"],
-                "context": 32,
-                "splits": {"train": 6400, "evaluation": 640, "interpretation": 3200},
+                "splits": {name: {"tokens": n, "context": 32} for name, n in SPLITS.items()},
             },
             "training": {"tokens": 10_000, "batch_tokens": 100, "expansion": 4},
             "coders": [{"architectures": ["sae"], "binarisers": ["topk", "gumbel"], "k": [8], "seeds": [1, 2]}],

@@ -31,7 +31,7 @@ def test_planning_imports_no_torch(fresh: Callable[[], Checkout]) -> None:
         ("batch_tokens: 512", "batch_token: 512", "did you mean `batch_tokens`"),
         ("k: [16]", "k: [577]", "more than the 576 latents"),
         ("layers.1.mlp]", "layers.30.mlp]", "layers 0 to 29"),
-        ("train: 8192", "train: 128", "fewer than one batch"),
+        ("train: { tokens: 8192", "train: { tokens: 128", "fewer than one batch"),
         ("  smollm2-135m-instruct:", "  ../smollm2:", "no safe path"),
         ("\ntraining:", "\ncorpus: {}\n\ntraining:", "stands twice"),
     ],

@@ -61,6 +61,6 @@ rule index:
         mem_mb=grown(2_000),
         runtime=grown(120),
     params:
-        context=plan.config.corpus.context,
+        context=lambda w: plan.context(w.split),
     shell:
         "bsc index --shards {input:q} --context {params.context} --output {output:q} --log {log:q}"
