@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
@@ -38,25 +39,27 @@ def make_tokens(spec: TokensSpec, model: Path, output: Path) -> None:
     bos = _bos(tokenizer) if spec.bos else None
     output.mkdir(parents=True, exist_ok=True)
     (output / MANIFEST).unlink(missing_ok=True)  # what it lists is about to be replaced
-    wanted = {split: spec.splits[split] for split in SPLIT_ORDER}
-    streamed = enumerate(token_stream(tokenizer, documents(spec), spec.separator))
-    counts = {}
-    with (
-        ExitStack() as stack,
-        Progress("tokens", sum(split.contexts * split.context for split in wanted.values()), "tokens") as progress,
-    ):
-        writers = {
-            name: stack.enter_context(write_contexts(output / f"{name}.safetensors", split.contexts, split.context))
-            for name, split in wanted.items()
-        }
-        for split, writer in writers.items():
-            used = _Packer(writer, wanted[split].context, bos, progress).fill(streamed)
-            if not writer.full:
-                raise _too_little(split, writer.written, wanted[split])
-            counts[split] = {"contexts": writer.contexts, "context": wanted[split].context, "documents": used}
-    facts = {"bos": spec.bos, "separator": spec.separator, "splits": counts}
-    facts |= {"corpus": spec.source, "model": manifest["source"]}
+    numbered = enumerate(token_stream(tokenizer, documents(spec), spec.separator))
+    facts: dict[str, Any] = {"bos": spec.bos, "separator": spec.separator, "corpus": spec.source, "model": manifest["source"]}
+    facts["splits"] = _fill({split: spec.splits[split] for split in SPLIT_ORDER}, numbered, bos, output)
     write_manifest(output, [f"{split}.safetensors" for split in SPLIT_ORDER], facts)
+
+
+def _fill(
+    splits: dict[str, SplitSpec], numbered: Iterator[tuple[int, Ids]], bos: int | None, output: Path
+) -> dict[str, dict[str, int]]:
+    """Write the splits' files, all of them or none; returns what the manifest says of each."""
+    counts = {}
+    total = sum(wanted.contexts * wanted.context for wanted in splits.values())
+    with ExitStack() as stack, Progress("tokens", total, "tokens") as progress:
+        for split, wanted in splits.items():
+            path = output / f"{split}.safetensors"
+            writer = stack.enter_context(write_contexts(path, wanted.contexts, wanted.context))
+            used = _Packer(writer, wanted.context, bos, progress).fill(numbered)
+            if not writer.full:
+                raise _too_little(split, writer.written, wanted)
+            counts[split] = {"contexts": wanted.contexts, "context": wanted.context, "documents": used}
+    return counts
 
 
 class _Packer:

