@@ -51,7 +51,8 @@ def test_fewer_layers_compute_what_the_whole_model_computes_there(folder: Path, 
 
 
 def test_without_a_head_there_are_no_logits(folder: Path) -> None:
-    output = load_model(folder, torch.float32, head=False)(TOKENS)
+    model = load_model(folder, torch.float32, head=False)
+    output = model(TOKENS.to(model.device))
     assert "logits" not in output
     assert output.last_hidden_state.shape == (2, 12, WIDTH)
 
