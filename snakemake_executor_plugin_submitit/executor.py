@@ -133,7 +133,7 @@ class Executor(RemoteExecutor):
         folder = orders[0].folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._submitter.clear(self._ledger.unsettled)
+            self._submitter.clear_earlier()
             tasks = [self._task(order) for order in orders]
             mark, jobs = self._submitter.submit(folder, orders[0].asked, tasks)
         except Exception as error:

@@ -75,6 +75,13 @@ class Submitter:
                 return
             self._sleep(1)
 
+    def clear_earlier(self) -> None:
+        """Clear what a Snakemake that was killed submitted and had no time to note. Raises SlurmError."""
+        marks = list(self.ledger.unsettled)
+        self.clear(marks)
+        for mark in marks:
+            self.ledger.settle(mark)
+
     def _send(self, folder: Path, asked: Mapping[str, Any], tasks: Sequence["Task"]) -> list["Job[int]"]:
         import submitit
 

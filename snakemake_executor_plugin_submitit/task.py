@@ -54,10 +54,13 @@ class Task:
         return record.exit_code
 
     def checkpoint(self) -> DelayedSubmission | None:
-        """Let the command save its state and leave; what to run once the job is requeued, None if the command got done."""
+        """Let the command save its state and leave; what to run once the job is requeued.
+
+        None, for no requeue, if the command got done, or if it was still there when its time was up or the job was cancelled.
+        """
         self._warned_by = SAVE.name
         self._pass_on(SAVE)
-        if self._pid and self._wait() == 0:
+        if self._pid and (self._wait() == 0 or self._warned_by != SAVE.name):
             return None
         return DelayedSubmission(Task(self.command, self.token, self.folder, passes_on=self.passes_on))
 

@@ -46,14 +46,14 @@ class Tried(Submitter):
     def _send(self, folder: Path, asked: Any, tasks: Any) -> list[Any]:
         if self.errors:
             if self.arrived:
-                self.backend.ghosts[asked["slurm_comment"]] = 1  # type: ignore[attr-defined]
+                self.backend.ghosts[asked["slurm_comment"]] = 1
             raise RuntimeError(self.errors.pop(0))
         return [*tasks]
 
 
 def test_a_submission_stays_unsettled_until_its_jobs_are_written_down(tmp_path: Path) -> None:
     submitter = Tried(tmp_path)
-    mark, jobs = submitter.submit(tmp_path, {}, ["a", "b"])  # type: ignore[list-item]
+    mark, jobs = submitter.submit(tmp_path, {}, ["a", "b"])
     assert jobs == ["a", "b"]
     assert submitter.ledger.unsettled == {mark}
     submitter.ledger.settle(mark)
@@ -62,21 +62,30 @@ def test_a_submission_stays_unsettled_until_its_jobs_are_written_down(tmp_path: 
 
 def test_a_busy_controller_is_tried_again(tmp_path: Path) -> None:
     submitter = Tried(tmp_path, "Unable to contact slurm controller (connect failure)", "Socket timed out on send/recv")
-    assert submitter.submit(tmp_path, {}, ["a"])[1] == ["a"]  # type: ignore[list-item]
+    assert submitter.submit(tmp_path, {}, ["a"])[1] == ["a"]
     assert submitter.pauses == [2, 5]
 
 
 def test_what_arrived_after_all_is_cancelled_before_the_next_try(tmp_path: Path) -> None:
     submitter = Tried(tmp_path, "Socket timed out on send/recv operation", arrived=True)
-    mark, _ = submitter.submit(tmp_path, {}, ["a"])  # type: ignore[list-item]
-    assert submitter.backend.cancelled == [f"job of {mark}"]  # type: ignore[attr-defined]
+    mark, _ = submitter.submit(tmp_path, {}, ["a"])
+    assert submitter.backend.cancelled == [f"job of {mark}"]
     assert submitter.pauses == [2, 1]  # the second is the wait for the ghost to go
+
+
+def test_what_an_earlier_run_did_not_note_is_cleared_once(tmp_path: Path) -> None:
+    Ledger(tmp_path).intend("lost")
+    submitter = Tried(tmp_path)
+    submitter.backend.ghosts["lost"] = 1
+    submitter.clear_earlier()
+    assert submitter.backend.cancelled == ["job of lost"]
+    assert Ledger(tmp_path).unsettled == set()
 
 
 def test_a_refusal_is_final(tmp_path: Path) -> None:
     submitter = Tried(tmp_path, "Invalid partition name specified")
     with pytest.raises(SubmissionError, match="Invalid partition"):
-        submitter.submit(tmp_path, {}, ["a"])  # type: ignore[list-item]
+        submitter.submit(tmp_path, {}, ["a"])
     assert submitter.pauses == []
     assert submitter.ledger.unsettled == set()
 
@@ -84,7 +93,7 @@ def test_a_refusal_is_final(tmp_path: Path) -> None:
 def test_a_controller_that_stays_away_is_given_up(tmp_path: Path) -> None:
     submitter = Tried(tmp_path, *["Connection refused"] * 9)
     with pytest.raises(SubmissionError, match="refused"):
-        submitter.submit(tmp_path, {}, ["a"])  # type: ignore[list-item]
+        submitter.submit(tmp_path, {}, ["a"])
     assert submitter.pauses == [2, 5, 15, 30]
 
 

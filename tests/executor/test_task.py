@@ -96,6 +96,18 @@ def test_a_program_that_knows_no_signal_goes_on_to_its_end(tmp_path: Path) -> No
     assert (record.exit_code, record.warned_by) == (0, "SIGUSR2")
 
 
+def test_a_program_that_is_cancelled_after_the_signal_is_not_put_back(tmp_path: Path) -> None:
+    job = submit(tmp_path, "echo >> ready; sleep 30")
+    wait_for((tmp_path / "ready").exists)
+    task = process_of(job)
+    os.kill(task, signal.SIGUSR2)
+    wait_for(lambda: "Calling checkpoint method" in (job.stdout() or ""))
+    os.kill(task, signal.SIGTERM)
+    record = record_of(job)
+    assert (record.exit_code, record.warned_by) == (143, "SIGTERM")
+    assert (tmp_path / "ready").read_text() == "\n"
+
+
 def test_sigterm_is_passed_on_and_waited_for(tmp_path: Path) -> None:
     """A shell between dies of SIGTERM at once; the record is written when the program below it has saved and left."""
     (tmp_path / "saver.py").write_text(SAVER.replace("state.write_text", "time.sleep(1); state.write_text"))

@@ -118,7 +118,7 @@ class Workflow:
         common = ["--executor", "submitit", "-j", "64", "--seconds-between-status-checks", "2", "--latency-wait", "10"]
         resources = ["--default-resources", "runtime=10", "mem_mb=600"]
         process = subprocess.Popen(
-            [sys.executable, "-m", "snakemake", *common, *resources, *arguments],
+            [sys.executable, "-m", "snakemake", *resources, *common, *arguments],
             cwd=self.folder,
             env={**self.cluster.environment, **self.environment},
             stdout=subprocess.PIPE,

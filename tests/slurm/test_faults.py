@@ -202,7 +202,7 @@ def test_a_submission_that_was_never_written_down_is_cleared(workflow: Workflow)
 
 def test_preemption_by_requeue(workflow: Workflow) -> None:
     """A job of a partition that may preempt takes the whole cluster; the counter saves, waits, and goes on where it was."""
-    counter(workflow, 0.03)
+    counter(workflow, 0.08)
     process = workflow.start()
     wait_for(lambda: workflow.has("starts"))
     urgent = ["--partition=urgent", "--nodes=2", "--ntasks-per-node=8", "--output=/dev/null", "--wrap=sleep 5"]
