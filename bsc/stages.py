@@ -211,6 +211,9 @@ class Plan:
         self.stored = functools.cache(self._stored)
         self.coder = functools.cache(self._coder)
         self.evaluation = functools.cache(self._evaluation)
+        self.latents = functools.cache(self._latents)
+        self.explanations = functools.cache(self._explanations)
+        self.scores = functools.cache(self._scores)
 
     def _model(self, name: str) -> Stage:
         model = self.config.models[name]
@@ -325,17 +328,23 @@ class Plan:
         }
         return sorted(coder for coder in found if grid.issuperset(self.members(coder)))
 
+    @functools.cached_property
+    def _first_seeds(self) -> dict[tuple[object, ...], int]:
+        seeds: dict[tuple[object, ...], int] = {}
+        for coder in self.config.coder_ids:
+            seeds[_kind(coder)] = min(coder.seed, seeds.get(_kind(coder), coder.seed))
+        return seeds
+
     def variants(self, coder: CoderId) -> list[str]:
         """What is interpreted of a coder: itself and, for the first seed of its kind, the controls that the config asks for."""
         controls = self.config.autointerp.controls
-        siblings = (other for other in self.config.coder_ids if _kind(other) == _kind(coder))
-        if coder.seed != min(other.seed for other in siblings):
+        if coder.seed != self._first_seeds[_kind(coder)]:
             return ["trained"]
         wanted = ["trained", *(["random"] if "random" in controls else [])]
         binarised = "binarised" in controls and REGISTRY[coder.binariser].continuous
         return [*wanted, *(["binarised"] if binarised else [])]
 
-    def latents(self, coder: CoderId, variant: str) -> Stage:
+    def _latents(self, coder: CoderId, variant: str) -> Stage:
         """The latent cache of a variant of a coder."""
         spec = LatentsSpec(
             variant=variant,  # type: ignore[arg-type]
@@ -348,14 +357,14 @@ class Plan:
     def _windows(self) -> WindowsSpec:
         return WindowsSpec(**self.config.autointerp.model_dump(include=set(WindowsSpec.model_fields)))
 
-    def explanations(self, coder: CoderId, variant: str) -> Stage:
+    def _explanations(self, coder: CoderId, variant: str) -> Stage:
         """The explanations of a variant's latents."""
         explainer = self.config.autointerp.explainer
         spec = ExplainSpec(windows=self._windows(), explainer=explainer.model_dump())
         modules = ("bsc.autointerp.explain", f"bsc.autointerp.explainers.{explainer.kind}")
         return _stage(spec, modules, self.latents(coder, variant))
 
-    def scores(self, coder: CoderId, variant: str) -> Stage:
+    def _scores(self, coder: CoderId, variant: str) -> Stage:
         """The scores of a variant's explanations."""
         autointerp = self.config.autointerp
         spec = ScoreSpec(
