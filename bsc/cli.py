@@ -238,6 +238,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with _logged(chosen.log):
         return _run(chosen)
 
-
-if __name__ == "__main__":
-    sys.exit(main())

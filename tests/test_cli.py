@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def bsc(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "bsc.cli", *arguments], capture_output=True, text=True, cwd=ROOT)
+    return subprocess.run([sys.executable, "-m", "bsc", *arguments], capture_output=True, text=True, cwd=ROOT)
 
 
 def test_help_answers_within_half_a_second_and_names_every_stage() -> None:

@@ -22,6 +22,8 @@ for name, hooked in plan.config.models.items():
             log_of(f"activations/{name}/{{split}}/shard{{shard}}"),
         benchmark:
             benchmark_of(f"activations/{name}/{{split}}/shard{{shard}}")
+        conda:
+            "../envs/bsc.yaml"
         threads: 2
         resources:
             mem_mb=grown(8_000),
@@ -29,11 +31,11 @@ for name, hooked in plan.config.models.items():
             gpus=1,
         params:
             **spec(lambda w, name=name: plan.activations(name, w.split, int(w.shard))),
-            model=at(paths.MODEL, model=name),
-            tokens=at(paths.TOKENS, model=name),
-            output=lambda w, output: Path(output[0]).parent,
+            model=folder("model"),
+            tokens=folder("tokens"),
+            output=folder("output"),
         shell:
-            "bsc activations --spec {params.spec:q} --model {params.model:q} --tokens {params.tokens:q}"
+            "python -m bsc activations --spec {params.spec:q} --model {params.model:q} --tokens {params.tokens:q}"
             " --output {params.output:q} --log {log:q}"
 
 
@@ -56,6 +58,8 @@ rule index:
         log_of(paths.INDEX.removesuffix(".json")),
     benchmark:
         benchmark_of(paths.INDEX.removesuffix(".json"))
+    conda:
+        "../envs/bsc.yaml"
     threads: 1
     resources:
         mem_mb=grown(2_000),
@@ -63,4 +67,4 @@ rule index:
     params:
         context=lambda w: plan.context(w.split),
     shell:
-        "bsc index --shards {input:q} --context {params.context} --output {output:q} --log {log:q}"
+        "python -m bsc index --shards {input:q} --context {params.context} --output {output:q} --log {log:q}"

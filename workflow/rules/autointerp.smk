@@ -24,6 +24,8 @@ rule latents:
         log_of(paths.LATENTS),
     benchmark:
         benchmark_of(paths.LATENTS)
+    conda:
+        "../envs/bsc.yaml"
     threads: 1
     resources:
         mem_mb=grown(8_000),
@@ -31,16 +33,17 @@ rule latents:
         gpus=1,
     params:
         **spec(lambda w: plan.latents(coder_of(w), w.variant)),
-        coder=at(paths.CODERS),
-        output=at(paths.LATENTS),
+        coder=folder("coder"),
+        output=folder("output"),
     shell:
-        "bsc latents --spec {params.spec:q} --coder {params.coder:q} --activations {input.index:q}"
+        "python -m bsc latents --spec {params.spec:q} --coder {params.coder:q} --activations {input.index:q}"
         " --output {params.output:q} --log {log:q}"
 
 
 rule explain:
     """Explain a coder's latents from windows of the explanation half."""
     input:
+        model=at(paths.MODEL, file="manifest.json"),
         latents=at(paths.LATENTS, file="manifest.json"),
         tokens=at(paths.TOKENS, file="interpretation.safetensors"),
     output:
@@ -49,18 +52,20 @@ rule explain:
         log_of(paths.EXPLANATIONS),
     benchmark:
         benchmark_of(paths.EXPLANATIONS)
+    conda:
+        "../envs/bsc.yaml"
     threads: 1
     resources:
         mem_mb=grown(4_000),
         runtime=grown(240),
     params:
         **spec(lambda w: plan.explanations(coder_of(w), w.variant)),
-        latents=at(paths.LATENTS),
-        tokens=at(paths.TOKENS),
-        model=at(paths.MODEL),
-        output=at(paths.EXPLANATIONS),
+        latents=folder("latents"),
+        tokens=folder("tokens"),
+        model=folder("model"),
+        output=folder("output"),
     shell:
-        "bsc explain --spec {params.spec:q} --latents {params.latents:q} --tokens {params.tokens:q}"
+        "python -m bsc explain --spec {params.spec:q} --latents {params.latents:q} --tokens {params.tokens:q}"
         " --model {params.model:q} --output {params.output:q} --log {log:q}"
 
 
@@ -84,16 +89,18 @@ rule score:
         log_of(paths.SCORES),
     benchmark:
         benchmark_of(paths.SCORES)
+    conda:
+        "../envs/bsc.yaml"
     threads: 1
     resources:
         mem_mb=grown(4_000),
         runtime=grown(240),
     params:
         **spec(lambda w: plan.scores(coder_of(w), w.variant)),
-        latents=at(paths.LATENTS),
-        explanations=at(paths.EXPLANATIONS),
-        tokens=at(paths.TOKENS),
-        output=at(paths.SCORES),
+        latents=folder("latents"),
+        explanations=folder("explanations"),
+        tokens=folder("tokens"),
+        output=folder("output"),
     shell:
-        "bsc score --spec {params.spec:q} --latents {params.latents:q} --explanations {params.explanations:q}"
+        "python -m bsc score --spec {params.spec:q} --latents {params.latents:q} --explanations {params.explanations:q}"
         " --tokens {params.tokens:q} --output {params.output:q} --log {log:q}"

@@ -17,6 +17,8 @@ rule train:
         log_of(paths.CODERS),
     benchmark:
         benchmark_of(paths.CODERS)
+    conda:
+        "../envs/bsc.yaml"
     threads: 1
     resources:
         mem_mb=grown(8_000),
@@ -24,6 +26,6 @@ rule train:
         gpus=1,
     params:
         **spec(lambda w: plan.coder(coder_of(w))),
-        output=at(paths.CODERS),
+        output=folder("output"),
     shell:
-        "bsc train --spec {params.spec:q} --activations {input.index:q} --output {params.output:q} --log {log:q}"
+        "python -m bsc train --spec {params.spec:q} --activations {input.index:q} --output {params.output:q} --log {log:q}"

@@ -35,7 +35,7 @@ onstart:
 
 def at(pattern, coder=None, *, file=None, **wildcards):
     """A path under the results folder: a pattern of bsc.paths, with wildcards filled in (all, or none to leave them)."""
-    path = f"{results}/{pattern}" + (f"/{file}" if file else "")
+    path = "/".join([results, pattern, *([file] if file else [])])
     if coder is not None:
         return path.format(**vars(coder), **wildcards)
     return path.format(**wildcards) if wildcards else path
@@ -45,6 +45,18 @@ def coder_of(wildcards):
     """The coder that a job's wildcards name."""
     w = wildcards
     return CoderId(w.model, w.hookpoint, w.architecture, w.binariser, int(w.k), int(w.seed))
+
+
+def folder(name):
+    """The folder of a rule's input of this name (or folders, where it has several files), or of its `output`."""
+
+    def of(wildcards, input, output):
+        files = output if name == "output" else input[name]
+        if isinstance(files, str):
+            return Path(files).parent
+        return [Path(file).parent for file in files] if name == "coders" else Path(files[0]).parent
+
+    return of
 
 
 def spec(stage):

@@ -9,6 +9,8 @@ rule baseline:
         log_of(paths.BASELINE),
     benchmark:
         benchmark_of(paths.BASELINE)
+    conda:
+        "../envs/bsc.yaml"
     threads: 2
     resources:
         mem_mb=grown(8_000),
@@ -16,17 +18,18 @@ rule baseline:
         gpus=1,
     params:
         **spec(lambda w: plan.baseline(w.model)),
-        model=at(paths.MODEL),
-        tokens=at(paths.TOKENS),
-        output=at(paths.BASELINE),
+        model=folder("model"),
+        tokens=folder("tokens"),
+        output=folder("output"),
     shell:
-        "bsc baseline --spec {params.spec:q} --model {params.model:q} --tokens {params.tokens:q}"
+        "python -m bsc baseline --spec {params.spec:q} --model {params.model:q} --tokens {params.tokens:q}"
         " --output {params.output:q} --log {log:q}"
 
 
 rule references:
     """Cross-entropy with a hooked module put to zero, and to its mean."""
     input:
+        model=at(paths.MODEL, file="manifest.json"),
         baseline=at(paths.BASELINE, file="metrics.json"),
         tokens=at(paths.TOKENS, file="evaluation.safetensors"),
     output:
@@ -35,6 +38,8 @@ rule references:
         log_of(paths.REFERENCES),
     benchmark:
         benchmark_of(paths.REFERENCES)
+    conda:
+        "../envs/bsc.yaml"
     threads: 2
     resources:
         mem_mb=grown(8_000),
@@ -42,18 +47,19 @@ rule references:
         gpus=1,
     params:
         **spec(lambda w: plan.references(w.model, w.hookpoint)),
-        model=at(paths.MODEL),
-        tokens=at(paths.TOKENS),
-        baseline=at(paths.BASELINE),
-        output=at(paths.REFERENCES),
+        model=folder("model"),
+        tokens=folder("tokens"),
+        baseline=folder("baseline"),
+        output=folder("output"),
     shell:
-        "bsc references --spec {params.spec:q} --model {params.model:q} --tokens {params.tokens:q}"
+        "python -m bsc references --spec {params.spec:q} --model {params.model:q} --tokens {params.tokens:q}"
         " --baseline {params.baseline:q} --output {params.output:q} --log {log:q}"
 
 
 rule evaluate:
     """Cross-entropy with a coder spliced in (or, at `joint`, one at every hookpoint), FVU and frequencies."""
     input:
+        model=at(paths.MODEL, file="manifest.json"),
         baseline=at(paths.BASELINE, file="metrics.json"),
         tokens=at(paths.TOKENS, file="evaluation.safetensors"),
         coders=lambda w: [at(paths.CODERS, coder, file="manifest.json") for coder in plan.members(coder_of(w))],
@@ -63,6 +69,8 @@ rule evaluate:
         log_of(paths.EVALUATION),
     benchmark:
         benchmark_of(paths.EVALUATION)
+    conda:
+        "../envs/bsc.yaml"
     threads: 2
     resources:
         mem_mb=grown(8_000),
@@ -70,11 +78,11 @@ rule evaluate:
         gpus=1,
     params:
         **spec(lambda w: plan.evaluation(coder_of(w))),
-        model=at(paths.MODEL),
-        tokens=at(paths.TOKENS),
-        baseline=at(paths.BASELINE),
-        coders=lambda w: [at(paths.CODERS, coder) for coder in plan.members(coder_of(w))],
-        output=at(paths.EVALUATION),
+        model=folder("model"),
+        tokens=folder("tokens"),
+        baseline=folder("baseline"),
+        coders=folder("coders"),
+        output=folder("output"),
     shell:
-        "bsc evaluate --spec {params.spec:q} --model {params.model:q} --tokens {params.tokens:q}"
+        "python -m bsc evaluate --spec {params.spec:q} --model {params.model:q} --tokens {params.tokens:q}"
         " --baseline {params.baseline:q} --coders {params.coders:q} --output {params.output:q} --log {log:q}"

@@ -17,6 +17,7 @@ def figure_inputs(figure):
     if "latents" in needs:
         found += [at(paths.LATENTS, coder, variant="trained", file="manifest.json") for coder in coders]
     if "explanations" in needs:
+        found += [at(paths.MODEL, model=model, file="manifest.json") for model, _ in hookpoints]
         found += [at(paths.TOKENS, model=model, file="interpretation.safetensors") for model, _ in hookpoints]
         found += [at(paths.EXPLANATIONS, coder, variant="trained", file="manifest.json") for coder in coders]
     if "scores" in needs:
@@ -50,13 +51,15 @@ for figure, entry in FIGURES.items():
             log_of(f"figures/{figure}"),
         benchmark:
             benchmark_of(f"figures/{figure}")
+        conda:
+            "../envs/bsc.yaml"
         threads: 1
         resources:
             mem_mb=grown(4_000),
             runtime=grown(60),
         params:
             **spec(lambda w, figure=figure: plan.figure(figure)),
-            results=results,
-            output=f"{results}/{entry.kind}s/{figure}",
+            results=lambda w: results,
+            output=lambda w, output: Path(output[0]).with_suffix(""),
         shell:
-            "bsc figure --spec {params.spec:q} --results {params.results:q} --output {params.output:q} --log {log:q}"
+            "python -m bsc figure --spec {params.spec:q} --results {params.results:q} --output {params.output:q} --log {log:q}"

@@ -6,12 +6,14 @@ rule model:
         log_of(paths.MODEL),
     benchmark:
         benchmark_of(paths.MODEL)
+    conda:
+        "../envs/bsc.yaml"
     threads: 2
     resources:
         mem_mb=grown(8_000),
         runtime=grown(60),
     params:
         **spec(lambda w: plan.model(w.model)),
-        output=at(paths.MODEL),
+        output=folder("output"),
     shell:
-        "bsc model --spec {params.spec:q} --output {params.output:q} --log {log:q}"
+        "python -m bsc model --spec {params.spec:q} --output {params.output:q} --log {log:q}"

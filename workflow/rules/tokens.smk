@@ -9,13 +9,15 @@ rule tokens:
         log_of(paths.TOKENS),
     benchmark:
         benchmark_of(paths.TOKENS)
+    conda:
+        "../envs/bsc.yaml"
     threads: 2
     resources:
         mem_mb=grown(8_000),
         runtime=grown(24 * 60),
     params:
         **spec(lambda w: plan.tokens(w.model)),
-        model=at(paths.MODEL),
-        output=at(paths.TOKENS),
+        model=folder("model"),
+        output=folder("output"),
     shell:
-        "bsc tokens --spec {params.spec:q} --model {params.model:q} --output {params.output:q} --log {log:q}"
+        "python -m bsc tokens --spec {params.spec:q} --model {params.model:q} --output {params.output:q} --log {log:q}"
