@@ -4,6 +4,7 @@ Nothing heavy is imported before a stage is chosen, so `bsc --help` answers at o
 """
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from bsc.errors import UserError
+
+CHECKPOINT_VARIABLE = "BSC_CHECKPOINT_SECONDS"
+"""The environment variable that sets the time between checkpoints: how to run, so no part of a config."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,11 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--log", type=Path, metavar="PATH", help="file that gets what is reported, beside the terminal")
         if name == "train":
             command.add_argument(
-                "--checkpoint-seconds", type=float, default=300.0, metavar="SECONDS", help="time between checkpoints (300)"
+                "--checkpoint-seconds",
+                type=float,
+                default=float(os.environ.get(CHECKPOINT_VARIABLE, "300")),
+                metavar="SECONDS",
+                help=f"time between checkpoints; by default what {CHECKPOINT_VARIABLE} says, or 300",
             )
         command.set_defaults(run=_run_stage, stage=name)
     _add_index(commands)
@@ -237,4 +245,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser().parse_args(arguments)
     with _logged(chosen.log):
         return _run(chosen)
-
