@@ -74,7 +74,7 @@ class Sheet:
             self._texts.append((_MARGIN, self._below, passage.label, look))
             self._texts.append((_MARGIN + self._points, self._below, passage.note, {**look, "ha": "right"}))
             self._set_tokens(passage, _MARGIN + labels, self._points - labels - notes)
-            self._below += self.size * (_LEADING + 0.25)
+            self._below += self.size * (_LEADING + 0.65)
 
     def _set_tokens(self, passage: Passage, left: float, width: float) -> None:
         cell = width_points("0" * 100, self.size, MONOSPACE) / 100
