@@ -128,6 +128,7 @@ def parser() -> argparse.ArgumentParser:
         command.set_defaults(run=_run_stage, stage=name)
     _add_index(commands)
     _add_check(commands)
+    _add_estimate(commands)
     _add_export(commands)
     top.set_defaults(log=None)
     return top
@@ -153,6 +154,18 @@ def _add_check(commands: Any) -> None:
         "config", type=Path, nargs="*", default=[Path("config/config.yaml")], help="YAML files (config/config.yaml)"
     )
     command.set_defaults(run=_run_check)
+
+
+def _add_estimate(commands: Any) -> None:
+    from bsc.estimate.machines import MACHINES
+
+    command = _command(commands, "estimate", "say what a config costs in hours, memory and disk, before anything runs")
+    command.add_argument(
+        "config", type=Path, nargs="*", default=[Path("config/config.yaml")], help="YAML files (config/config.yaml)"
+    )
+    command.add_argument("--machine", choices=sorted(MACHINES), default="h100", help="what the jobs run on (h100)")
+    command.add_argument("--jobs", type=int, metavar="N", help="jobs at a time (64; on cpu2, 2)")
+    command.set_defaults(run=_run_estimate)
 
 
 def _add_export(commands: Any) -> None:
@@ -193,6 +206,12 @@ def _run_check(arguments: argparse.Namespace) -> None:
     from bsc.check import report
 
     print(report(arguments.config))
+
+
+def _run_estimate(arguments: argparse.Namespace) -> None:
+    from bsc.estimate.report import report
+
+    print(report(arguments.config, arguments.machine, arguments.jobs))
 
 
 def _run_export(arguments: argparse.Namespace) -> None:

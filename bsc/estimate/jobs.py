@@ -1,0 +1,205 @@
+"""The jobs of a config, rule by rule, and what each costs on a machine."""
+
+import heapq
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
+
+from bsc.activations.disk import BFLOAT16, FLOAT32, INT32, INT64, STORED_SPLITS, VOCABULARY
+from bsc.config import Config, Model
+from bsc.estimate.machines import ANSWERED, EXPLAINED, READ, SORTED, START, START_WITH_TORCH, TOKENISED, Machine, Phase
+from bsc.estimate.work import decode, encode, forward, model_parameters, parameters, step, step_memory
+from bsc.figures.registry import FIGURES
+from bsc.paths import CoderId, layer
+from bsc.stages import CoderSpec, Plan
+
+PROGRAM = 600_000_000
+"""Bytes of a job before it holds anything (measured: Python with torch and transformers)."""
+WINDOW_BYTES = 4 << 30
+"""Activations that training shuffles together (`bsc.training.batches`); at least one shard."""
+WAVES = (
+    ("model",),
+    ("tokens",),
+    ("activations",),
+    ("index", "baseline"),
+    ("train", "references"),
+    ("evaluate", "latents"),
+    ("explain",),
+    ("score",),
+    ("figure",),
+)
+"""Rules whose jobs run beside each other; each wave is taken to wait for the one before."""
+ON_GPU = frozenset({"activations", "baseline", "references", "train", "evaluate", "latents"})
+WITHOUT_TORCH = frozenset({"index", "explain", "score", "figure"})
+
+
+@dataclass(frozen=True)
+class Job:
+    """seconds: from its start to its end. memory: bytes in the node's memory. device: bytes in a GPU's."""
+
+    rule: str
+    seconds: float
+    memory: int
+    device: int = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """A rule: how many jobs, seconds of all and of the longest, bytes of the largest."""
+
+    rule: str
+    gpu: bool
+    jobs: int
+    seconds: float
+    longest: float
+    memory: int
+    device: int
+
+
+class Jobs:
+    """Every job that the default target of a config runs, when nothing is there yet."""
+
+    def __init__(self, config: Config, machine: Machine) -> None:
+        self.config, self.machine, self.plan = config, machine, Plan(config)
+        self._models = sorted({coder.model for coder in config.coder_ids})
+        self._hookpoints = sorted({(coder.model, coder.hookpoint) for coder in config.coder_ids})
+
+    @cached_property
+    def all(self) -> list[Job]:
+        """In the order in which they can run."""
+        stages: tuple[Callable[[], Iterator[Job]], ...] = (self._once_a_model, self._stored, self._references, self._coders)
+        drawn = (self._job("figure", 0, 0) for name in FIGURES if self.plan.figure_coders(name))
+        return [*(job for stage in stages for job in stage()), *drawn]
+
+    def rows(self) -> list[Row]:
+        """One for each rule, in the order of the waves."""
+        return [self._row(rule) for wave in WAVES for rule in wave if any(job.rule == rule for job in self.all)]
+
+    def wall_seconds(self, at_once: int) -> float:
+        """From beginning to end with so many jobs at a time: wave after wave, in each the longest jobs first."""
+        return sum(_packed([job.seconds for job in self.all if job.rule in wave], at_once) for wave in WAVES)
+
+    def _row(self, rule: str) -> Row:
+        jobs = [job for job in self.all if job.rule == rule]
+        seconds = [job.seconds for job in jobs]
+        memory, device = max(job.memory for job in jobs), max(job.device for job in jobs)
+        return Row(rule, self.machine.gpu and rule in ON_GPU, len(jobs), sum(seconds), max(seconds), memory, device)
+
+    def _job(self, rule: str, seconds: float, memory: int, device: int = 0) -> Job:
+        """A job; without a GPU, what it would have there is in the node's memory."""
+        held = device if self.machine.gpu else 0
+        start = START if rule in WITHOUT_TORCH else START_WITH_TORCH
+        return Job(rule, start + seconds, PROGRAM + memory + device - held, held)
+
+    def _once_a_model(self) -> Iterator[Job]:
+        for name in self._models:
+            model = self.config.models[name]
+            size = FLOAT32 * model_parameters(model)
+            yield self._job("model", size / READ, size)
+            tokens = sum(split.tokens for _, split in self.config.corpus.splits)
+            yield self._job("tokens", tokens / TOKENISED + tokens * 2 * INT32 / READ, 0)
+            yield self._job("baseline", self._evaluated(model), 0, self._model_memory(model))
+
+    def _stored(self) -> Iterator[Job]:
+        """Extraction and indices."""
+        for name in self._models:
+            model = self.config.models[name]
+            for split in STORED_SPLITS:
+                held, contexts = self.config.activations.shard_tokens // self.plan.context(split), self.plan.contexts(split)
+                for first in range(0, contexts, held):
+                    yield self._shard(model, split, min(held, contexts - first))
+        for name, _ in self._hookpoints:
+            for split in STORED_SPLITS:
+                yield self._job("index", self._store_bytes(name, split) / READ, 0)
+
+    def _shard(self, model: Model, split: str, contexts: int) -> Job:
+        context = self.plan.context(split)
+        layers = 1 + max(map(layer, model.hookpoints))
+        written = contexts * context * len(model.hookpoints) * 2 * BFLOAT16 * model.width
+        seconds = self.machine.seconds(*forward(model, layers, contexts * context, context, head=False)) + written / READ
+        batch = self.config.activations.batch_contexts * context * model.width * FLOAT32 * 16
+        return self._job("activations", seconds, 0, BFLOAT16 * model_parameters(model) + batch)
+
+    def _references(self) -> Iterator[Job]:
+        joint = {coder.model for coder in self.plan.joint_coders}
+        for name in [*(model for model, _ in self._hookpoints), *joint]:
+            model = self.config.models[name]
+            seconds = 2 * self._evaluated(model) + self._evaluated(model, head=False)
+            yield self._job("references", seconds, 0, self._model_memory(model))
+
+    def _coders(self) -> Iterator[Job]:
+        for coder in self.config.coder_ids:
+            yield self._train(coder, self.spec(coder))
+        for coder in [*self.config.coder_ids, *self.plan.joint_coders]:
+            yield self._evaluate(coder)
+        for coder in self.config.coder_ids:
+            for _ in self.plan.variants(coder):
+                yield from self._interpret(coder, self.spec(coder))
+
+    def spec(self, coder: CoderId) -> CoderSpec:
+        """What `bsc train` is told of a coder."""
+        return cast(CoderSpec, self.plan.coder(coder).spec)
+
+    def _train(self, coder: CoderId, spec: CoderSpec) -> Job:
+        """Every shard is checked first; then steps, and beside them reading, unless the store stays in memory."""
+        stored = self._store_bytes(coder.model, "train")
+        row = BFLOAT16 * spec.width * (1 if spec.architecture == "sae" else 2)
+        rows = min(self.plan.rows("train"), max(self.config.activations.shard_tokens, WINDOW_BYTES // row))
+        steps = spec.tokens // spec.batch_tokens
+        read = 0 if rows == self.plan.rows("train") else steps * spec.batch_tokens * row
+        computed = steps * self.machine.seconds(*step(spec, gpu=self.machine.gpu))
+        order = 5 * INT64 * rows  # two shuffled windows are kept, and making one takes three more
+        return self._job("train", stored / READ + max(computed, read / READ), rows * row + order, step_memory(spec))
+
+    def _evaluate(self, coder: CoderId) -> Job:
+        model = self.config.models[coder.model]
+        members = [self.spec(member) for member in self.plan.members(coder)]
+        tokens = self.config.evaluation.sequences * self.plan.context("evaluation")
+        spliced = [phase for spec in members for phase in self._applied(spec, tokens)]
+        seconds = self._evaluated(model) + self.machine.seconds(*spliced)
+        batch = self.config.evaluation.batch_sequences * self.plan.context("evaluation")
+        coders = sum(FLOAT32 * parameters(spec) for spec in members) + batch * members[0].latents * 2 * FLOAT32
+        return self._job("evaluate", seconds, 0, self._model_memory(model) + coders)
+
+    def _interpret(self, coder: CoderId, spec: CoderSpec) -> Iterator[Job]:
+        """The latent cache of a variant, and its latents explained and scored: all of them, unless the config says how many."""
+        autointerp, rows = self.config.autointerp, self.plan.rows("interpretation")
+        firings = rows * spec.k
+        cache = firings * (INT64 + FLOAT32)
+        computed = self.machine.seconds(*encode(spec, rows, training=False))
+        read = self._store_bytes(coder.model, "interpretation") + cache
+        device = FLOAT32 * (parameters(spec) + 1024 * spec.latents)
+        yield self._job("latents", computed + firings / SORTED + read / READ, 10 * firings, device)
+        grid = 6 * INT64 * rows  # documents and halves of the tokens; the cache itself is mapped
+        latents = min(autointerp.latents or spec.latents, spec.latents)
+        windows = 2 * autointerp.explanation_windows
+        yield self._job("explain", latents * windows * EXPLAINED + cache / READ, grid)
+        asked = (autointerp.test_firing + autointerp.test_silent) * len(autointerp.scorers)
+        questions = asked * (2 if "shuffled" in autointerp.controls else 1)
+        yield self._job("score", latents * questions * ANSWERED + cache / READ, grid)
+
+    def _applied(self, spec: CoderSpec, tokens: int) -> list[Phase]:
+        return [*encode(spec, tokens, training=False), *decode(spec, tokens, gpu=self.machine.gpu)]
+
+    def _evaluated(self, model: Model, *, head: bool = True) -> float:
+        """Seconds of one pass over the evaluated sequences."""
+        context = self.plan.context("evaluation")
+        tokens = self.config.evaluation.sequences * context
+        return self.machine.seconds(*forward(model, model.layers, tokens, context, head=head))
+
+    def _model_memory(self, model: Model) -> int:
+        """A model in bfloat16, and the logits of a sequence."""
+        return BFLOAT16 * model_parameters(model) + self.plan.context("evaluation") * VOCABULARY * 4 * FLOAT32
+
+    def _store_bytes(self, name: str, split: str) -> int:
+        """Inputs and outputs of one hookpoint."""
+        return 2 * BFLOAT16 * self.plan.rows(split) * self.config.models[name].width
+
+
+def _packed(seconds: list[float], at_once: int) -> float:
+    """When the last of some jobs ends, if the longest go first to whichever place is free."""
+    free = [0.0] * at_once
+    for job in sorted(seconds, reverse=True):
+        heapq.heappush(free, heapq.heappop(free) + job)
+    return max(free)

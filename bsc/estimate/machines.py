@@ -1,0 +1,79 @@
+"""The machines that an estimate can be made for, and the rates that they sustain."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Kind = Literal["bfloat16", "float32", "forward"]
+
+PRODUCT_SHARE, MEMORY_SHARE = 0.35, 0.5
+"""Of a GPU's datasheet: what products and memory are assumed to sustain."""
+READ = 1e9
+"""Bytes a second that one job reads and hashes, or writes. SHA-256 on one core does 1.0e9 (measured); storage is assumed to."""
+TOKENISED = 500_000
+"""Tokens a second of the tokens stage (measured: the tokenizer of SmolLM2 on two cores, 519,000)."""
+SORTED = 6_800_000
+"""Firings a second that the latent cache sorts (measured, one core, 36,864 latents)."""
+EXPLAINED, ANSWERED = 1.6e-5, 2.5e-6
+"""Seconds of the n-gram explainer for a window that it reads, and for a question that it answers (measured, one core)."""
+START, START_WITH_TORCH = 1.5, 6.0
+"""Seconds until a job is at work: Python, imports, opening a model (measured, cpu2)."""
+
+
+class Phase(NamedTuple):
+    """A part of a job: operations, and bytes moved in memory meanwhile. The slower of the two is what it takes."""
+
+    kind: Kind
+    operations: float
+    moved: float
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What one job has of a machine.
+
+    Rates are sustained ones. bfloat16, float32: products; forward: a language model's forward pass; all in floating-point
+    operations a second. memory: bytes a second. jobs: how many jobs run at a time unless said otherwise.
+    """
+
+    name: str
+    gpu: bool
+    bfloat16: float
+    float32: float
+    forward: float
+    memory: float
+    jobs: int
+    source: str
+
+    def seconds(self, *phases: Phase) -> float:
+        """What phases take one after another."""
+        rates = {"bfloat16": self.bfloat16, "float32": self.float32, "forward": self.forward}
+        return sum(max(phase.operations / rates[phase.kind], phase.moved / self.memory) for phase in phases)
+
+
+def _datasheet(name: str, bfloat16: float, float32: float, memory: float, sheet: str) -> Machine:
+    product = PRODUCT_SHARE * bfloat16
+    source = (
+        f"an estimate, not a measurement: {PRODUCT_SHARE:.0%} of the products and {MEMORY_SHARE:.0%} of the memory of {sheet}"
+    )
+    return Machine(name, True, product, PRODUCT_SHARE * float32, product, MEMORY_SHARE * memory, 64, source)
+
+
+MACHINES: dict[str, Machine] = {
+    machine.name: machine
+    for machine in (
+        Machine(
+            name="cpu2",
+            gpu=False,
+            bfloat16=194e9,
+            float32=92e9,
+            forward=128e9,
+            memory=10e9,
+            jobs=2,
+            source="measured by this project on one of two cores with AVX512-bf16, another job on the other: a coder's step "
+            "with 4,608 latents, the extraction of SmolLM2-135M's activations (a bfloat16 product alone reaches 340 GFLOP/s)",
+        ),
+        _datasheet("h100", 989e12, 67e12, 3.35e12, "NVIDIA's datasheet of the H100 SXM (989 TFLOP/s bfloat16, 3.35 TB/s)"),
+        _datasheet("a100", 312e12, 19.5e12, 2.04e12, "NVIDIA's datasheet of the A100 80 GB (312 TFLOP/s bfloat16, 2.04 TB/s)"),
+    )
+}
+"""By name. One job has one GPU, or one core."""

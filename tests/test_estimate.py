@@ -1,0 +1,226 @@
+"""What a config costs: every job is counted, and what it is said to compute is what it computes."""
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bsc.cli import main
+from bsc.coders.binarisers.registry import REGISTRY
+from bsc.config import Config, load
+from bsc.estimate.jobs import WINDOW_BYTES, Jobs
+from bsc.estimate.machines import MACHINES, Machine, Phase
+from bsc.estimate.work import encode, forward, parameters, step
+from bsc.figures.registry import FIGURES
+from bsc.stages import CoderSpec, Plan
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = ROOT / "config"
+CPU, GPU = MACHINES["cpu2"], MACHINES["h100"]
+
+
+def shipped(name: str) -> Config:
+    return load([CONFIGS / f"{name}.yaml"])
+
+
+def changed(folder: Path, name: str, **keys: Any) -> Config:
+    """A shipped config with dotted keys changed (`training__tokens`)."""
+    raw = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    for dotted, value in keys.items():
+        *parents, last = dotted.split("__")
+        target = raw
+        for parent in parents:
+            target = target[parent]
+        target[last] = value
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return load([path])
+
+
+def spec(**changes: Any) -> CoderSpec:
+    values = {
+        "width": 8,
+        "latents": 96,
+        "k": 4,
+        "architecture": "transcoder",
+        "binariser": "topk",
+        "options": {},
+        "seed": 1,
+        "tokens": 640,
+        "batch_tokens": 32,
+        "optimiser": "adam",
+        "learning_rate": 1e-3,
+        "warmup_steps": 1,
+        "auxk": False,
+        "multi_topk": False,
+        "dead_after_tokens": 1000,
+        "dtype": "bfloat16",
+    }
+    return CoderSpec.model_validate(values | changes)
+
+
+def options(binariser: str, **chosen: Any) -> dict[str, Any]:
+    given = {key: value[0] if isinstance(value, tuple) else value for key, value in REGISTRY[binariser].options.items()}
+    return given | chosen
+
+
+@pytest.mark.parametrize("name", ["config", "smoke", "paper"])
+def test_every_job_of_the_plan_is_counted(name: str) -> None:
+    config = shipped(name)
+    plan, coders = Plan(config), config.coder_ids
+    hookpoints = {(coder.model, coder.hookpoint) for coder in coders}
+    variants = sum(len(plan.variants(coder)) for coder in coders)
+    joint = plan.joint_coders
+    assert Counter(job.rule for job in Jobs(config, GPU).all) == {
+        "model": len(config.models),
+        "tokens": len(config.models),
+        "activations": len(config.models) * (plan.shards("train") + plan.shards("interpretation")),
+        "index": 2 * len(hookpoints),
+        "baseline": len(config.models),
+        "references": len(hookpoints) + len({coder.model for coder in joint}),
+        "train": len(coders),
+        "evaluate": len(coders) + len(joint),
+        **dict.fromkeys(("latents", "explain", "score"), variants),
+        "figure": sum(bool(plan.figure_coders(figure)) for figure in FIGURES),
+    }
+
+
+def test_the_paper_grid_has_the_jobs_that_snakemake_plans() -> None:
+    rows = {row.rule: row.jobs for row in Jobs(shipped("paper"), GPU).rows()}
+    assert rows["train"] == 432
+    assert rows["evaluate"] == 540
+    assert rows["latents"] == rows["explain"] == rows["score"] == 640
+
+
+def test_operations_of_a_small_model_by_hand() -> None:
+    model = shipped("smoke").models["smollm2-135m-instruct"].model_copy(update={"width": 4})
+    blocks, head = forward(model, 3, 10, 16, head=True)
+    assert blocks.operations == 10 * 3 * (24 * 16 + 2 * 16 * 4)
+    assert head.operations == 10 * 2 * 4 * 50_000
+
+
+def test_operations_of_a_small_step_by_hand() -> None:
+    phases = step(spec(architecture="skip-transcoder"), gpu=False)
+    dense = sum(phase.operations for phase in phases if phase.kind == "bfloat16")
+    sparse = sum(phase.operations for phase in phases if phase.kind == "float32")
+    assert dense == 32 * (2 * 8 * 96 + 4 * 8 * 8)
+    assert sparse == 32 * 4 * (2 * 4 * 8)  # decode, the values' gradient, the rows' gradient of decoder and encoder
+    assert phases[-1].moved == (2 * 96 * 8 + 2 * 96 + 8 + 64) * 4 * 9
+
+
+CASES = [(key, options(key)) for key in REGISTRY] + [("binary-threshold", options("binary-threshold", threshold="learned"))]
+
+
+@pytest.mark.parametrize(("binariser", "chosen"), CASES, ids=lambda case: str(case)[:60])
+@pytest.mark.parametrize("architecture", ["sae", "transcoder", "skip-transcoder"])
+def test_the_dense_products_are_those_that_torch_counts(
+    binariser: str, chosen: dict[str, Any], architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from bsc.coders import kernels
+    from bsc.coders.coder import SparseCoder
+    from bsc.training.losses import losses
+
+    monkeypatch.setattr(kernels, "_twin", lambda tensor: kernels.reference)  # has no products that look dense
+    asked = spec(architecture=architecture, binariser=binariser, options=chosen)
+    coder = SparseCoder.build(asked).train()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(32, 8, generator=generator)
+    y = x if architecture == "sae" else torch.randn(32, 8, generator=generator)
+    with FlopCounterMode(display=False) as counter, torch.autocast("cpu", torch.bfloat16):
+        losses(coder, x, y, generator).total.backward()  # type: ignore[no-untyped-call]
+    learned = chosen.get("threshold") == "learned"
+    counted = sum(phase.operations for phase in step(asked, gpu=True) if learned or phase.kind == "bfloat16")
+    centre = 2 * asked.width * asked.latents if architecture == "sae" else 0  # its gradient: a vector's product, left out
+    assert counter.get_total_flops() == counted + centre
+    assert 0 <= parameters(asked) - sum(parameter.numel() for parameter in coder.parameters()) <= asked.latents
+
+
+def test_a_binariser_without_a_line_of_its_own_counts_as_the_papers() -> None:
+    assert step(spec(binariser="new"), gpu=True) == step(spec(binariser="binary-topk"), gpu=True)
+
+
+def test_sampling_costs_nothing_where_the_largest_is_taken() -> None:
+    asked = spec(binariser="gumbel")
+    assert encode(asked, 32, training=False)[1].moved < encode(asked, 32, training=True)[1].moved / 10
+
+
+@pytest.mark.parametrize("machine", [CPU, GPU], ids=lambda machine: machine.name)
+def test_twice_the_tokens_take_twice_the_training(machine: Machine, tmp_path: Path) -> None:
+    def hours(tokens: int) -> float:
+        config = changed(tmp_path, "paper", training__tokens=tokens, corpus__splits__train__tokens=2_097_152)
+        return next(row.seconds for row in Jobs(config, machine).rows() if row.rule == "train")
+
+    tenth, once, twice = hours(2_000_000_000), hours(20_000_000_000), hours(40_000_000_000)
+    assert (twice - tenth) / (once - tenth) == pytest.approx(38 / 18, rel=1e-3)
+    assert twice > once > tenth
+
+
+def test_a_store_that_stays_in_memory_is_read_once(tmp_path: Path) -> None:
+    small = changed(tmp_path, "paper", corpus__splits__train__tokens=1_048_576, activations__shard_tokens=65_536)
+    large = changed(tmp_path, "paper", corpus__splits__train__tokens=104_857_600, activations__shard_tokens=65_536)
+    rapid = Machine("rapid", True, 1e30, 1e30, 1e30, 1e30, 1, "no time but reading")
+    first, second = (next(job for job in Jobs(config, rapid).all if job.rule == "train") for config in (small, large))
+    assert first.seconds == pytest.approx(6 + 1_048_576 * 4 * 576 / 1e9)
+    assert second.seconds == pytest.approx(6 + 104_857_600 * 4 * 576 / 1e9 + 20_000_000_000 // 65_536 * 65_536 * 2 * 576 / 1e9)
+
+
+def test_the_slower_of_operations_and_bytes_takes_the_time() -> None:
+    machine = Machine("m", True, 10.0, 5.0, 2.0, 4.0, 1, "")
+    assert machine.seconds(Phase("bfloat16", 100, 4), Phase("float32", 5, 400), Phase("forward", 6, 0)) == 10 + 100 + 3
+
+
+def test_time_from_beginning_to_end() -> None:
+    jobs = Jobs(shipped("smoke"), CPU)
+    total, longest = sum(job.seconds for job in jobs.all), sum(row.longest for row in jobs.rows())
+    assert jobs.wall_seconds(1) == pytest.approx(total)
+    assert longest > jobs.wall_seconds(1000) >= max(row.longest for row in jobs.rows())
+    assert total > jobs.wall_seconds(2) > jobs.wall_seconds(3)
+
+
+def test_without_a_gpu_all_memory_is_the_nodes() -> None:
+    config = shipped("paper")
+    for here, there in zip(Jobs(config, CPU).rows(), Jobs(config, GPU).rows(), strict=True):
+        assert (here.gpu, here.device) == (False, 0)
+        assert here.memory == there.memory + there.device
+
+
+def test_training_shuffles_what_the_estimate_says() -> None:
+    from bsc.training import batches
+
+    assert batches.WINDOW_BYTES == WINDOW_BYTES
+
+
+def test_the_command_says_what_there_is_to_know(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate", str(CONFIGS / "paper.yaml"), "--machine", "a100", "--jobs", "8"]) == 0
+    said = capsys.readouterr().out
+    assert "an estimate, not a measurement" in said
+    assert f"total: {len(Jobs(shipped('paper'), GPU).all):,} jobs" in said
+    assert "with 8 jobs at a time" in said
+    assert "activations (train) 184,320.0 GB" in said
+    assert "tokens, train: 20,000,000,000 in 9,765,625 contexts of 2,048" in said
+
+
+def test_shards_that_are_too_large_to_shuffle_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changed(tmp_path, "paper", activations__shard_tokens=268_435_456)
+    assert main(["estimate", str(tmp_path / "config.yaml")]) == 0
+    assert "`activations.shard_tokens` of 1,864,135 or less" in capsys.readouterr().out
+    changed(tmp_path, "paper", activations__shard_tokens=1_048_576)
+    assert main(["estimate", str(tmp_path / "config.yaml")]) == 0
+    assert "look out" not in capsys.readouterr().out
+
+
+def test_no_jobs_at_a_time_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate", str(CONFIGS / "smoke.yaml"), "--jobs", "0"]) == 1
+    assert "from 1 on" in capsys.readouterr().err
+
+
+def test_an_estimate_needs_no_torch() -> None:
+    code = "import sys; from bsc.cli import main; main(['estimate', 'config/paper.yaml']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
