@@ -52,9 +52,8 @@ class Machine:
 
 def _datasheet(name: str, bfloat16: float, float32: float, memory: float, sheet: str) -> Machine:
     product = PRODUCT_SHARE * bfloat16
-    source = (
-        f"an estimate, not a measurement: {PRODUCT_SHARE:.0%} of the products and {MEMORY_SHARE:.0%} of the memory of {sheet}"
-    )
+    shares = f"{PRODUCT_SHARE:.0%} of the products and {MEMORY_SHARE:.0%} of the memory bandwidth"
+    source = f"an estimate, not a measurement: {shares} of {sheet}"
     return Machine(name, True, product, PRODUCT_SHARE * float32, product, MEMORY_SHARE * memory, 64, source)
 
 
