@@ -1,9 +1,11 @@
 """Which learning rate suits each binariser: a sweep on the activations of a config's first hookpoint.
 
 Trains every (architecture, binariser) of a config at its largest k with each rate, on the config's own budget, and prints the
-held-out FVU (on the interpretation split). Needs the activations: snakemake results/.../activations first, or the whole demo.
+held-out FVU (on the interpretation split). Needs the activations: run the config first. Rows are added to those that the
+output holds.
 
-    python benchmarks/learning_rates.py --config config/config.yaml --output benchmarks/results/learning_rates.csv
+    python benchmarks/learning_rates.py
+    python benchmarks/learning_rates.py --binarisers gumbel --rates 0.064 0.128
 """
 
 import argparse
@@ -15,11 +17,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from bsc.coders.binarisers.registry import REGISTRY
 from bsc.config import load
 from bsc.paths import INDEX, CoderId
 from bsc.stages import CoderSpec, Plan
 
-RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
+RATES = (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2)
+KEY = ["architecture", "binariser", "k", "learning_rate"]
 
 
 def held_out_fvu(coder: Path, index: Path) -> float:
@@ -61,13 +65,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/learning_rates.csv"))
     parser.add_argument("--jobs", type=int, default=2, help="coders trained side by side")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)
+    parser.add_argument("--binarisers", nargs="+", default=list(REGISTRY), help="which of the config's (all)")
     arguments = parser.parse_args()
 
     plan = Plan(load([arguments.config]))
     results = Path(plan.config.results)
     largest = max(coder.k for coder in plan.config.coder_ids)
     first = plan.config.coder_ids[0]
-    kinds = sorted({(c.architecture, c.binariser) for c in plan.config.coder_ids})
+    kinds = sorted({(c.architecture, c.binariser) for c in plan.config.coder_ids if c.binariser in arguments.binarisers})
     stores = {
         split: results / INDEX.format(model=first.model, hookpoint=first.hookpoint, split=split)
         for split in ("train", "interpretation")
@@ -84,7 +89,8 @@ def main() -> None:
 
     with ThreadPoolExecutor(arguments.jobs) as pool:
         rows = list(pool.map(measure, [(kind, rate) for kind in kinds for rate in arguments.rates]))
-    frame = pd.DataFrame(rows)
+    known = [pd.read_csv(arguments.output)] if arguments.output.exists() else []
+    frame = pd.concat([*known, pd.DataFrame(rows)]).drop_duplicates(KEY, keep="last").sort_values(KEY)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     frame.to_csv(arguments.output, index=False)
     best = frame.loc[frame.groupby(["architecture", "binariser"]).fvu.idxmin()]

@@ -63,7 +63,7 @@ rule index:
     threads: 1
     resources:
         mem_mb=grown(2_000),
-        runtime=grown(120),
+        runtime=grown(24 * 60),
     params:
         context=lambda w: plan.context(w.split),
     shell:

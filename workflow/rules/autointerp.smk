@@ -28,7 +28,8 @@ rule latents:
         "../envs/bsc.yaml"
     threads: 1
     resources:
-        mem_mb=grown(8_000),
+        # Ten bytes a firing, k firings a token, while they are sorted by latent.
+        mem_mb=lambda w, attempt: (4_000 + plan.rows("interpretation") * int(w.k) // 10**5) * 2 ** (attempt - 1),
         runtime=grown(240),
         gpus=1,
     params:
