@@ -2,10 +2,16 @@
 
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 LINE_SECONDS = 10.0
+
+
+def job_label(stage: str, output: Path) -> str:
+    """What to call a job among others that run beside it: its stage, and the end of the path that it writes."""
+    return f"{stage} {'/'.join(output.parts[-4:])}"
 
 
 class Progress:

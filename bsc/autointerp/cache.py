@@ -20,7 +20,7 @@ from bsc.coders.load import load_coder, load_spec
 from bsc.device import device, resolve_dtype
 from bsc.errors import UserError
 from bsc.io import read_manifest, write_json, write_manifest, write_parquet
-from bsc.progress import Progress
+from bsc.progress import Progress, job_label
 from bsc.stages import LatentsSpec
 
 COUNTS, METRICS = "counts.parquet", "metrics.json"
@@ -38,7 +38,7 @@ def cache_latents(spec: LatentsSpec, coder: Path, index: Path, output: Path) -> 
     store = ActivationStore.open(index)
     made = _variant(spec, coder, store)
     sorter = FiringSorter(made.latents)
-    with Progress("latents", store.usable_rows, "tokens") as progress:
+    with Progress(job_label("latents", output), store.usable_rows, "tokens") as progress:
         for tokens, rows, latents, values in _firings(made, store, spec.dtype):
             sorter.append(rows, latents, np.ones_like(values) if spec.variant == "binarised" else values)
             progress.advance(tokens)

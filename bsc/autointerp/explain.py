@@ -14,7 +14,7 @@ from bsc.autointerp.windows import Grid
 from bsc.corpus.store import read_tokens_numpy
 from bsc.errors import CorruptFile, UserError
 from bsc.io import check, read_manifest, write_manifest, write_parquet
-from bsc.progress import Progress
+from bsc.progress import Progress, job_label
 from bsc.stages import ExplainSpec, WindowsSpec
 
 FILE = "explanations.parquet"
@@ -34,7 +34,7 @@ def explain(spec: ExplainSpec, latents: Path, tokens: Path, model: Path, output:
     scored = table.loc[table["status"] == SCORED, "latent"].tolist()
     explanations: list[Explanation] = []
     explainer = explainer_for(spec.explainer)
-    with Progress("explain", len(scored), "latents") as progress:
+    with Progress(job_label("explain", output), len(scored), "latents") as progress:
         for batch in in_batches(scored):
             samples = [sample_for_explanation(cache, grid, spec.windows, latent) for latent in batch]
             examples = [LatentExamples.of(sample, grid, spec.windows.mark_above) for sample in samples]

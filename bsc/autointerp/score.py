@@ -19,7 +19,7 @@ from bsc.autointerp.scorers import scorer_named
 from bsc.autointerp.windows import Grid
 from bsc.errors import UserError
 from bsc.io import read_manifest, read_parquet, write_json, write_manifest, write_parquet
-from bsc.progress import Progress
+from bsc.progress import Progress, job_label
 from bsc.stages import ScoreSpec
 
 SCORES, ANSWERS, SUMMARY = "scores.parquet", "answers.parquet", "summary.json"
@@ -41,7 +41,7 @@ def score(spec: ScoreSpec, latents: Path, explanations: Path, tokens: Path, outp
     table = _explained(spec, explanations)
     scored = table[table["status"] == SCORED]
     judged: list[_Judged] = []
-    with Progress("score", len(scored), "latents") as progress:
+    with Progress(job_label("score", output), len(scored), "latents") as progress:
         said = _said_by_control(spec, scored)
         for places in in_batches(list(range(len(scored)))):
             samples = [sample_for_test(cache, grid, spec.windows, latent) for latent in scored["latent"].iloc[places]]

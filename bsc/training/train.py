@@ -11,7 +11,7 @@ from bsc.coders.load import save_coder
 from bsc.device import device
 from bsc.errors import UserError
 from bsc.io import read_json
-from bsc.progress import Progress
+from bsc.progress import Progress, job_label
 from bsc.spec import digest, fingerprint
 from bsc.stages import CoderSpec
 from bsc.training.batches import Batches, prefetched
@@ -85,7 +85,9 @@ def _loop(trainer: Trainer, batches: Batches, checkpoints: Checkpoints, output: 
     with (
         Interruption() as interruption,
         closing(prefetched(batches.at, steps)) as upcoming,
-        Progress("train", trainer.steps * spec.batch_tokens, "tokens", done=trainer.step * spec.batch_tokens) as progress,
+        Progress(
+            job_label("train", output), trainer.steps * spec.batch_tokens, "tokens", done=trainer.step * spec.batch_tokens
+        ) as progress,
     ):
         for batch in upcoming:
             trainer.advance(batch)

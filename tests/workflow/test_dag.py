@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from conftest import Checkout
+from checkouts import Checkout
 
 pytestmark = pytest.mark.slow
 

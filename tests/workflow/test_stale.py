@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import Checkout, Job
+from checkouts import Checkout, Job
 
 pytestmark = pytest.mark.slow
 

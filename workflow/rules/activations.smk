@@ -24,7 +24,7 @@ for name, hooked in plan.config.models.items():
             benchmark_of(f"activations/{name}/{{split}}/shard{{shard}}")
         conda:
             "../envs/bsc.yaml"
-        threads: 2
+        threads: 1
         resources:
             mem_mb=grown(8_000),
             runtime=grown(240),

@@ -11,7 +11,7 @@ rule baseline:
         benchmark_of(paths.BASELINE)
     conda:
         "../envs/bsc.yaml"
-    threads: 2
+    threads: 1
     resources:
         mem_mb=grown(8_000),
         runtime=grown(240),
@@ -40,7 +40,7 @@ rule references:
         benchmark_of(paths.REFERENCES)
     conda:
         "../envs/bsc.yaml"
-    threads: 2
+    threads: 1
     resources:
         mem_mb=grown(8_000),
         runtime=grown(240),
@@ -71,7 +71,7 @@ rule evaluate:
         benchmark_of(paths.EVALUATION)
     conda:
         "../envs/bsc.yaml"
-    threads: 2
+    threads: 1
     resources:
         mem_mb=grown(8_000),
         runtime=grown(240),

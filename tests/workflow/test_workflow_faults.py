@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Checkout
+from checkouts import Checkout
 
 pytestmark = pytest.mark.slow
 
