@@ -8,8 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
-PARTS = ("Snakefile", "workflow", "config", "bsc", "pyproject.toml")
+ROOT = Path(__file__).parent.parent
+PARTS = ("Snakefile", "workflow", "config", "profiles", "bsc", "snakemake_executor_plugin_submitit", "pyproject.toml")
 JOB = re.compile(r"^(?:local)?rule (?P<rule>[\w.-]+):\n(?P<body>(?:    .*\n)*)", re.MULTILINE)
 
 

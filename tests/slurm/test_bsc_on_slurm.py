@@ -1,0 +1,80 @@
+"""This repository's own workflow on the real Slurm: the smoke DAG through its profile, and a coder that was preempted."""
+
+import subprocess
+import sys
+
+import pytest
+from checkouts import ROOT, Checkout, copy
+from conftest import Cluster, wait_for
+
+pytestmark = pytest.mark.slow
+
+MODEL = "smollm2-135m-instruct"
+CODER = f"coders/{MODEL}/layers.0.mlp/skip-transcoder-gumbel-k16/seed1"
+PROFILE = ["--profile", "profiles/slurm", "--configfile", "config/smoke.yaml", "-j", "64"]
+SOONER = ["--seconds-between-status-checks", "2", "--submitit-longest-interval", "4", "--latency-wait", "20"]
+
+
+def start(made: Checkout, cluster: Cluster, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """Snakemake through profiles/slurm, with questions to Slurm at shorter intervals than on a real cluster."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "snakemake", *PROFILE, *SOONER, *arguments],
+        cwd=made.folder,
+        env={**made.environment, "SLURM_CONF": cluster.environment["SLURM_CONF"], **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], cluster: Cluster) -> str:
+    """Wait for a run, hastening what is requeued; returns what it said, and fails with it when it failed."""
+    while True:
+        try:
+            output, _ = process.communicate(timeout=2)
+            assert process.returncode == 0, output[-8000:]
+            return output
+        except subprocess.TimeoutExpired:
+            cluster.hasten()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    return copy(ROOT, tmp_path_factory.mktemp("cluster"), results=False)
+
+
+def test_the_smoke_dag_through_the_profile(made: Checkout, cluster: Cluster) -> None:
+    finish(start(made, cluster), cluster)
+    results = made.folder / "results" / "smoke"
+    assert (results / "figures" / "fig3.pdf").stat().st_size > 0
+    assert (results / "tables" / "coders.csv").stat().st_size > 0
+    logs = {path.name for path in (made.folder / "logs" / "slurm").iterdir()}
+    assert {"model", "tokens", "train", "evaluate", "latents", "explain", "score"} <= logs
+    local = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--configfile", "config/smoke.yaml", "-c1", "--dry-run"],
+        cwd=made.folder,
+        env=made.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert "Nothing to be done" in local.stdout + local.stderr
+
+
+def test_a_preempted_coder_is_bit_for_bit_the_one_that_was_not(made: Checkout, cluster: Cluster) -> None:
+    made.edit("config/smoke.yaml", "tokens: 10240", "tokens: 1024000")
+    folder = made.folder / "results" / "smoke" / CODER
+    target = f"results/smoke/{CODER}/coder.safetensors"
+    finish(start(made, cluster, target), cluster)
+    whole = (folder / "coder.safetensors").read_bytes()
+
+    for path in folder.iterdir():
+        path.unlink()
+    process = start(made, cluster, target, BSC_CHECKPOINT_SECONDS="1")
+    wait_for(lambda: list(folder.glob("checkpoint/step-*.json")), 240)
+    urgent = ["--partition=urgent", "--nodes=2", "--ntasks-per-node=8", "--output=/dev/null", "--wrap=sleep 3"]
+    cluster.call("sbatch", *urgent)
+    finish(process, cluster)
+    log = (made.folder / "results" / "smoke" / "logs" / f"{CODER}.log").read_text()
+    assert "going on from the checkpoint" in log
+    assert (folder / "coder.safetensors").read_bytes() == whole
+    assert not (folder / "checkpoint").exists()
