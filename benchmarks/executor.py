@@ -6,8 +6,9 @@ Three measurements: how fast 200 ready jobs of one shape are submitted, and by h
 its submission to its rule's command, on an idle node; how long a DAG of three layers takes to its end, with this plugin, with
 snakemake-executor-plugin-slurm and with cluster-generic, and whether each job ran once. FOLDER holds the other two:
 `pip install --no-deps --target FOLDER snakemake-executor-plugin-slurm snakemake-executor-plugin-slurm-jobstep
-snakemake-executor-plugin-cluster-generic`; without it they are left out. Needs what the tests in tests/slurm need. Writes
-benchmarks/results/executor.json and prints tables. A shim in the PATH counts the calls of Slurm's programs.
+snakemake-executor-plugin-cluster-generic`; without it they are left out. Needs what the tests in tests/slurm need, and no Slurm
+in /etc/slurm. Writes benchmarks/results/executor.json and prints it; `--only` measures a part anew. A shim in the PATH counts
+calls of Slurm's programs.
 """
 
 import argparse
@@ -68,10 +69,9 @@ def peers_arguments(peers: Path) -> dict[str, list[str]]:
     status = peers / "status.sh"
     status.write_text(STATUS)
     status.chmod(0o755)
-    # Its jobs run a step inside the job by srun, and there is no accounting here.
     slurm = ["--executor", "slurm", *INTERVAL, "--slurm-init-seconds-before-status-checks", "10"]
     slurm += ["--slurm-no-account", "--slurm-status-command", "squeue"]
-    submit = "sbatch --parsable --mem=400M --time=60 --output=/dev/null"
+    submit = "sbatch --parsable --mem=800M --time=60 --output=/dev/null"
     generic = ["--executor", "cluster-generic", *INTERVAL, "--max-status-checks-per-second", "100"]
     return {
         "slurm": slurm,
@@ -111,10 +111,16 @@ class Bench:
             shim.write_text(f'#!/bin/sh\necho {name} >> "$CALLS"\nexec /usr/bin/{name} "$@"\n')
             shim.chmod(0o755)
         self.state = folder / "slurm"
+        self.links = [Path("/etc/slurm") / name for name in ("slurm.conf", "gres.conf")]
         subprocess.run([RECIPE / "up.sh", self.state], check=True, stdout=subprocess.DEVNULL)
+        for link in self.links:  # the jobs of snakemake-executor-plugin-slurm forget SLURM_CONF
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to(self.state / link.name)
 
     def stop(self) -> None:
         """Stop the Slurm."""
+        for link in self.links:
+            link.unlink(missing_ok=True)
         subprocess.run([RECIPE / "down.sh", self.state], check=True)
 
     def run(self, name: str, snakefile: str, arguments: list[str], limit: float = 1500) -> Run:
@@ -128,9 +134,10 @@ class Bench:
             "PATH": f"{self.tools}:{os.environ['PATH']}:/usr/sbin",
             "SLURM_CONF": str(self.state / "slurm.conf"),
             "CALLS": str(place / "calls"),
-            "PYTHONPATH": str(self.peers or ""),
         }
-        resources = ["--default-resources", "runtime=60", "mem_mb=400"]
+        if "submitit" not in arguments:  # Snakemake imports every plugin that it finds, and pays for it in each job
+            environment["PYTHONPATH"] = str(self.peers)
+        resources = ["--default-resources", "runtime=60", "mem_mb=800"]
         command = [sys.executable, "-m", "snakemake", *resources, "-j", "500", "--latency-wait", "20", *arguments]
         begun = time.monotonic()
         process = subprocess.Popen(
@@ -149,14 +156,14 @@ class Bench:
 
 
 def submission(bench: Bench) -> dict[str, Any]:
-    """200 ready jobs: from Snakemake's choice of them to the last one submitted."""
+    """200 ready jobs, of which Snakemake hands over 100 a second: from its choice of the first to the last one submitted."""
     run = bench.run("ready", READY, SUBMITIT)
     assert run.code == 0, run.lines[-20:]
     questions = run.calls["squeue"] + run.calls["sacct"]
     return {
         "jobs": 200,
         "sbatch_calls": run.calls["sbatch"],
-        "seconds_until_all_are_submitted": round(run.moment("Submitted .* jobs", -1) - run.moment("Execute 200 jobs"), 2),
+        "seconds_until_all_are_submitted": round(run.moment("Submitted .* jobs", -1) - run.moment("Execute 100 jobs"), 2),
         "status_calls": questions,
         "intervals_of_10_s": round(run.seconds / 10, 1),
     }
@@ -190,21 +197,26 @@ def layers(bench: Bench, name: str, arguments: list[str], jobs: int) -> dict[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=500, help="jobs of the layered DAG")
+    parser.add_argument(
+        "--only", nargs="+", choices=["submission", "overhead", "layers"], default=["submission", "overhead", "layers"]
+    )
     parser.add_argument("--peers", type=Path, help="folder with the other plugins")
     settings = parser.parse_args()
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results["cpus_of_the_host"] = os.cpu_count()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), settings.peers and settings.peers.resolve())
         try:
-            results: dict[str, Any] = {
-                "cpus_of_the_host": os.cpu_count(),
-                "submission": submission(bench),
-                "overhead": overhead(bench),
-            }
-            plugins = {"submitit": SUBMITIT, **(peers_arguments(bench.peers) if bench.peers else {})}
-            results["layers"] = {"jobs": settings.jobs}
-            for name, arguments in plugins.items():
-                results["layers"][name] = layers(bench, name, arguments, settings.jobs)
-                print(name, json.dumps(results["layers"][name]), flush=True)
+            if "submission" in settings.only:
+                results["submission"] = submission(bench)
+            if "overhead" in settings.only:
+                results["overhead"] = overhead(bench)
+            if "layers" in settings.only:
+                plugins = {"submitit": SUBMITIT, **(peers_arguments(bench.peers) if bench.peers else {})}
+                found = results.setdefault("layers", {})[f"{settings.jobs} jobs"] = {}
+                for name, arguments in plugins.items():
+                    found[name] = layers(bench, name, arguments, settings.jobs)
+                    print(name, json.dumps(found[name]), file=sys.stderr, flush=True)
         finally:
             bench.stop()
     RESULTS.parent.mkdir(exist_ok=True)
