@@ -20,10 +20,17 @@ include: "workflow/rules/figures.smk"
 
 
 rule all:
-    """Every figure and table."""
+    """Every figure and table, and what they were made from: a shard or a coder that was deleted comes back."""
     default_target: True
     input:
         figure_files(),
+        shard_files(),
+        [
+            at(paths.CODERS, coder, file=file)
+            for coder in plan.config.coder_ids
+            for file in ("manifest.json", "coder.safetensors")
+        ],
+        [at(paths.EVALUATION, coder, file="metrics.json") for coder in plan.config.coder_ids],
 
 
 rule coders:

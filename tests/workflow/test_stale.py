@@ -104,7 +104,7 @@ def test_an_added_binariser_is_one_file_and_one_line(checkout: Checkout) -> None
     checkout.edit("config/smoke.yaml", "binarisers: [topk, gumbel]", "binarisers: [topk, gumbel, mine]")
     assert all("binariser=mine" in wildcards for wildcards in trained(checkout.stale()))
     checkout.run("results/smoke/figures/fig1.pdf")
-    assert "Mine" in (checkout.folder / "results/smoke/figures/fig1.csv").read_text()
+    assert ",mine," in (checkout.folder / "results/smoke/figures/fig1.csv").read_text()
 
 
 def test_every_output_is_there_and_no_temporary_file_is_left(finished: Checkout) -> None:
