@@ -59,6 +59,12 @@ def folder(name):
     return of
 
 
+def shard_files():
+    """Every shard of the splits that coders read."""
+    return [
+        at(paths.SHARD, model=name, split=split, shard=shard, hookpoint=hookpoint)
+
+
 def spec(stage):
     """A rule's `spec` and `code` parameters from a function of its wildcards that gives its stage."""
     return {
