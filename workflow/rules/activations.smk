@@ -1,10 +1,3 @@
-for name, hooked in plan.config.models.items()
-        for split in ("train", "interpretation")
-        for shard in range(plan.shards(split))
-        for hookpoint in hooked.hookpoints
-    ]
-
-
 for name, hooked in plan.config.models.items():
 
     rule:

@@ -63,6 +63,11 @@ def shard_files():
     """Every shard of the splits that coders read."""
     return [
         at(paths.SHARD, model=name, split=split, shard=shard, hookpoint=hookpoint)
+        for name, hooked in plan.config.models.items()
+        for split in ("train", "interpretation")
+        for shard in range(plan.shards(split))
+        for hookpoint in hooked.hookpoints
+    ]
 
 
 def spec(stage):
