@@ -112,7 +112,8 @@ class Bench:
             shim.chmod(0o755)
         self.state = folder / "slurm"
         self.links = [Path("/etc/slurm") / name for name in ("slurm.conf", "gres.conf")]
-        subprocess.run([RECIPE / "up.sh", self.state], check=True, stdout=subprocess.DEVNULL)
+        ports = {**os.environ, "BASE_PORT": "26817"}  # beside the tests' own
+        subprocess.run([RECIPE / "up.sh", self.state], env=ports, check=True, stdout=subprocess.DEVNULL)
         for link in self.links:  # the jobs of snakemake-executor-plugin-slurm forget SLURM_CONF
             link.parent.mkdir(exist_ok=True)
             link.symlink_to(self.state / link.name)

@@ -9,6 +9,7 @@ state=${1:?usage: up.sh STATE_DIR}
 mkdir -p "$state"/{controller,nodes/gpu1,nodes/gpu2,log}
 state=$(cd "$state" && pwd)
 host=$(hostname -s)
+port=${BASE_PORT:-16817}  # two of these clusters may run side by side, with three ports each
 
 # munge: the clients' and daemons' common secret
 mkdir -p /run/munge /var/lib/munge /var/log/munge /etc/munge
@@ -36,7 +37,7 @@ SlurmctldPidFile=$state/slurmctld.pid
 SlurmdPidFile=$state/slurmd.%n.pid
 SlurmctldLogFile=$state/log/slurmctld.log
 SlurmdLogFile=$state/log/slurmd.%n.log
-SlurmctldPort=16817
+SlurmctldPort=$port
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -58,7 +59,7 @@ MinJobAge=300
 KillWait=5
 SlurmdTimeout=10
 SlurmdParameters=config_overrides
-NodeName=gpu[1-2] NodeHostname=$host NodeAddr=127.0.0.1 Port=[17001-17002] CPUs=8 RealMemory=16000 Gres=gpu:2 State=UNKNOWN
+NodeName=gpu[1-2] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((port + 1))-$((port + 2))] CPUs=8 RealMemory=16000 Gres=gpu:2 State=UNKNOWN
 PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO PriorityTier=1 PreemptMode=REQUEUE GraceTime=2
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP OverSubscribe=NO PriorityTier=10 PreemptMode=OFF
 CONF
