@@ -112,16 +112,20 @@ class Bench:
             shim.chmod(0o755)
         self.state = folder / "slurm"
         self.links = [Path("/etc/slurm") / name for name in ("slurm.conf", "gres.conf")]
-        ports = {**os.environ, "BASE_PORT": "26817"}  # beside the tests' own
-        subprocess.run([RECIPE / "up.sh", self.state], env=ports, check=True, stdout=subprocess.DEVNULL)
+
+    def start(self) -> None:
+        """Start a Slurm, where none is configured."""
         for link in self.links:  # the jobs of snakemake-executor-plugin-slurm forget SLURM_CONF
             link.parent.mkdir(exist_ok=True)
             link.symlink_to(self.state / link.name)
+        ports = {**os.environ, "BASE_PORT": "26817"}  # beside the tests' own
+        subprocess.run([RECIPE / "up.sh", self.state], env=ports, check=True, stdout=subprocess.DEVNULL)
 
     def stop(self) -> None:
         """Stop the Slurm."""
         for link in self.links:
-            link.unlink(missing_ok=True)
+            if link.is_symlink() and link.readlink().parent == self.state:
+                link.unlink()
         subprocess.run([RECIPE / "down.sh", self.state], check=True)
 
     def run(self, name: str, snakefile: str, arguments: list[str], limit: float = 1500) -> Run:
@@ -208,6 +212,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), settings.peers and settings.peers.resolve())
         try:
+            bench.start()
             if "submission" in settings.only:
                 results["submission"] = submission(bench)
             if "overhead" in settings.only:
