@@ -5,12 +5,28 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
+
 
 def device() -> "torch.device":
     """The GPU if this process sees one, else the CPU."""
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep the memory that this process frees; elsewhere nothing is done.
+
+    By default every large tensor is mapped anew and given back when it is freed, and the system clears each of its pages first:
+    for a step of a wide coder a gigabyte, and a quarter of its time.
+    """
+    import ctypes
+
+    library = ctypes.CDLL(None)
+    if hasattr(library, "gnu_get_libc_version"):
+        library.mallopt(_M_MMAP_MAX, 0)
+        library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def has_fast_bfloat16(where: "torch.device") -> bool:

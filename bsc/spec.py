@@ -1,14 +1,15 @@
 """What a stage depends on: a frozen slice of the config, and the fingerprint of the code that it runs.
 
 A rule's `params` hold both, so Snakemake reruns a job when one of them changes and only then. The fingerprint is a hash of
-the syntax trees, without docstrings and positions, of the `bsc` modules that the stage imports, directly or through others;
-a comment or a docstring changes nothing. Modules that carry values to a stage but compute nothing are left out: their values
-are in the spec.
+the syntax trees, without docstrings and positions, of the `bsc` modules that the stage imports, directly or through others,
+and of the C++ source of the same name beside a module; a comment or a docstring changes nothing. Modules that carry values to
+a stage but compute nothing are left out: their values are in the spec.
 """
 
 import ast
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -30,6 +31,7 @@ CARRIERS = frozenset(
     )
 )
 """Modules whose text is no part of any fingerprint."""
+_COMMENT = re.compile(r"//.*")
 
 
 def dump(spec: Any) -> str:
@@ -100,7 +102,16 @@ def _tree_hash(name: str) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [child for child in node.body if not _is_bare_string(child)] or [ast.Pass()]
-    return hashlib.sha256(ast.dump(tree, include_attributes=False).encode()).hexdigest()
+    return hashlib.sha256((ast.dump(tree, include_attributes=False) + _compiled(name)).encode()).hexdigest()
+
+
+def _compiled(name: str) -> str:
+    """The C++ source beside a module, without comments and blank lines; "" where there is none."""
+    source = _source(name)
+    if source is None or not (beside := source.with_suffix(".cpp")).is_file():
+        return ""
+    lines = (_COMMENT.sub("", line).rstrip() for line in beside.read_text(encoding="utf-8").splitlines())
+    return "\n".join(line for line in lines if line)
 
 
 def _is_bare_string(node: ast.stmt) -> bool:

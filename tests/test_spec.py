@@ -48,6 +48,15 @@ def test_code_changes_it_also_through_an_import(package: Path) -> None:
     assert fingerprint(package, "bsc.training.train") != before
 
 
+def test_the_compiled_kernels_are_part_of_it_without_their_comments(package: Path) -> None:
+    before = fingerprint(package, "bsc.training.train")
+    kernels = package / "coders" / "kernels" / "native.cpp"
+    kernels.write_text("// another comment\n\n" + kernels.read_text())
+    assert fingerprint(package, "bsc.training.train") == before
+    edit(kernels, "LANES_PER_SELECTED = 8", "LANES_PER_SELECTED = 4")
+    assert fingerprint(package, "bsc.training.train") != before
+
+
 def test_one_binariser_is_no_part_of_another(package: Path) -> None:
     modules = ("bsc.training.train", "bsc.coders.binarisers.topk")
     before = fingerprint(package, *modules)

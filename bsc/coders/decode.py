@@ -12,10 +12,12 @@ from bsc.coders.code import Code
 
 
 def combine(code: Code, W_dec: Float[Tensor, "latents d"]) -> Float[Tensor, "tokens d"]:
-    """Σ_i z_i W_dec[i] of each token, in the type of W_dec also under autocast; differentiable in the values and in W_dec."""
+    """Σ_i z_i W_dec[i] of each token; differentiable in the values and in W_dec.
+
+    In the type of W_dec also under autocast, but for a dense code, which takes a dense product.
+    """
     if code.indices is None:
-        with torch.autocast(W_dec.device.type, enabled=False):
-            return code.values @ W_dec
+        return (code.values @ W_dec).to(W_dec.dtype)
     total: Tensor = _Combine.apply(code.indices, code.values, W_dec)  # type: ignore[no-untyped-call]
     return total
 

@@ -5,6 +5,7 @@ Most binarisers select a few latents a token and give gradients to those alone. 
 [tokens, latents] is ever made. Binarisers whose gradient is dense ask for `differentiable()`.
 """
 
+from collections.abc import Callable
 from copy import copy
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from bsc.coders import kernels
+from bsc.device import has_fast_bfloat16
+
+_CHUNK_ELEMENTS = 1 << 25
+"""Of a dense gradient that is made piece by piece."""
 
 
 class Preactivations:
@@ -35,12 +40,12 @@ class Preactivations:
         self._parameters = (x, centre, W_enc, b_enc)
         with torch.no_grad():
             self._centred = x if centre is None else x - centre
-            self.dense: Float[Tensor, "tokens latents"] = functional.linear(self._centred, W_enc, b_enc)
+            self.dense: Float[Tensor, "tokens latents"] = _linear(self._centred, W_enc, b_enc)
 
     @property
-    def selecting(self) -> Float[Tensor, "tokens latents"]:
-        """`dense` in float32 (or wider)."""
-        return self.dense.to(torch.promote_types(self.dense.dtype, torch.float32))
+    def value_type(self) -> torch.dtype:
+        """What values are computed in: float32 or wider."""
+        return torch.promote_types(self.dense.dtype, torch.float32)
 
     def at(self, indices: Int[Tensor, "tokens selected"]) -> Float[Tensor, "tokens selected"]:
         """The pre-activations at `indices`, float32 (or wider); differentiable, its backward touching those rows only."""
@@ -56,6 +61,18 @@ class Preactivations:
         """`dense` with autograd: its backward is one dense product (two where x itself needs a gradient)."""
         return self._attached
 
+    def carry(
+        self,
+        values: Float[Tensor, "tokens selected"],
+        backward: Callable[[Float[Tensor, "tokens selected"], slice], Float[Tensor, "some latents"]],
+    ) -> Float[Tensor, "tokens selected"]:
+        """`values`, through which a gradient g reaches the pre-activations: backward(g, rows) is dp of those tokens.
+
+        For gradients that are dense and can be made some tokens at a time: dp is never there as a whole.
+        """
+        carried: Tensor = _Carry.apply(*self._parameters, self._centred, values, backward)  # type: ignore[no-untyped-call]
+        return carried
+
     def with_fixed_centre(self) -> "Preactivations":
         """The same pre-activations, through which no gradient reaches the centre (b_dec)."""
         fixed = copy(self)
@@ -63,6 +80,17 @@ class Preactivations:
         x, centre, W_enc, b_enc = self._parameters
         fixed._parameters = (x, None if centre is None else centre.detach(), W_enc, b_enc)
         return fixed
+
+
+def _linear(x: Float[Tensor, "tokens d"], W: Float[Tensor, "latents d"], b: Float[Tensor, " latents"]) -> Tensor:
+    """`functional.linear`, autocast included; bfloat16 on the CPU without its extra pass to put the bias there."""
+    device = x.device.type
+    half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
+    if half and device == "cpu" and torch.backends.mkldnn.enabled and has_fast_bfloat16(x.device):
+        parts = (tensor.bfloat16() for tensor in (x, W, b))
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(*parts, "none", [], "")
+        return product
+    return functional.linear(x, W, b)
 
 
 class _At(torch.autograd.Function):
@@ -110,8 +138,44 @@ class _Dense(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         centred, W_enc = ctx.saved_tensors
-        db_enc = gradient.sum(0, dtype=W_enc.dtype)
+        db_enc = kernels.column_sums(gradient)
         dx = (gradient @ W_enc.to(gradient.dtype)).to(W_enc.dtype) if ctx.needs_input_grad[0] else None
         dcentre = -(db_enc @ W_enc) if ctx.needs_input_grad[1] else None
         dW_enc = (gradient.T @ centred.to(gradient.dtype)).to(W_enc.dtype) if ctx.needs_input_grad[2] else None
         return dx, dcentre, dW_enc, db_enc, None, None
+
+
+class _Carry(torch.autograd.Function):
+    """Values, and the gradients of `_Dense` summed over pieces of dp."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        centre: Tensor | None,
+        W_enc: Tensor,
+        b_enc: Tensor,
+        centred: Tensor,
+        values: Tensor,
+        backward: Callable[[Tensor, slice], Tensor],
+    ) -> Tensor:
+        ctx.save_for_backward(centred, W_enc)
+        ctx.of_rows = backward
+        return values.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        centred, W_enc = ctx.saved_tensors
+        dx = torch.zeros_like(centred) if ctx.needs_input_grad[0] else None
+        dW_enc, db_enc = torch.zeros_like(W_enc), W_enc.new_zeros(len(W_enc))
+        rows = max(1, _CHUNK_ELEMENTS // len(W_enc))
+        for first in range(0, len(centred), rows):
+            some = slice(first, first + rows)
+            dp = ctx.of_rows(gradient, some)
+            db_enc += kernels.column_sums(dp)
+            dW_enc += dp.T @ centred[some].to(dp.dtype)
+            if dx is not None:
+                dx[some] = dp @ W_enc.to(dp.dtype)
+        dcentre = -(db_enc @ W_enc) if ctx.needs_input_grad[1] else None
+        return dx, dcentre, dW_enc, db_enc, None, None, None

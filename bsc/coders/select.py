@@ -4,14 +4,17 @@
 index are packed into one int64 key, by which no two latents are equal. To make few keys, a row is first cut into strided
 blocks {b, b + blocks, b + 2 blocks, ...}: the k largest lie in the blocks with the largest maxima, and only those blocks are
 looked at. Rows in which that shortcut is not certain (more blocks reach the k-th value than were looked at) are done again
-in full.
+in full. On the CPU compiled code does the same by its own way (`kernels.native`), where there is a compiler.
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from bsc.coders.kernels import native
 
 _SPARE_BLOCKS = 8
 _CHUNK_ELEMENTS = {"cpu": 1 << 18}
@@ -27,9 +30,25 @@ def top_k(
     The difference is taken in float32 (or wider) whatever the type of `p`. k must be at most the number of latents.
     """
     p, minus = p.detach(), None if minus is None else minus.detach()
+    if k and native.selects(p, minus):
+        return native.top_k(p, k, minus)
+    return top_k_by_torch(p, k, minus)
+
+
+def top_k_by_torch(
+    p: Float[Tensor, "tokens latents"], k: int, minus: Float[Tensor, " latents"] | None = None
+) -> Int[Tensor, "tokens {k}"]:
+    """As `top_k`, on any device and in any type."""
+    return torch.cat([_top_k(chunk, k) for chunk in _differences(p, minus)])
+
+
+def _differences(
+    p: Float[Tensor, "tokens latents"], minus: Float[Tensor, " latents"] | None
+) -> Iterator[Float[Tensor, "some latents"]]:
+    """The rows of `p - minus`, some at a time."""
     rows = max(1, _CHUNK_ELEMENTS.get(p.device.type, _CHUNK_ELEMENTS_ELSEWHERE) // max(1, p.shape[1]))
-    chunks = [_top_k(chunk if minus is None else chunk.to(minus.dtype) - minus, k) for chunk in torch.split(p, rows)]
-    return torch.cat(chunks)
+    for chunk in torch.split(p, rows):
+        yield chunk if minus is None else chunk.to(minus.dtype) - minus
 
 
 def _top_k(p: Float[Tensor, "tokens latents"], k: int) -> Int[Tensor, "tokens {k}"]:
@@ -91,14 +110,23 @@ def _largest_float64(
     return indices.gather(1, order[:, :k]).sort(1).values, ranked[:, k - 1 : k]
 
 
-def winners(p: Float[Tensor, "tokens latents"], groups: int) -> Int[Tensor, "tokens {groups}"]:
-    """The index of the largest of each of `groups` contiguous groups; of equal values the lowest index wins.
+def winners(
+    p: Float[Tensor, "tokens latents"], groups: int, minus: Float[Tensor, " latents"] | None = None
+) -> Int[Tensor, "tokens {groups}"]:
+    """The index of the largest `p - minus` of each of `groups` contiguous groups; of equal values the lowest index wins."""
+    p, minus = p.detach(), None if minus is None else minus.detach()
+    if native.selects(p, minus):
+        return native.winners(p, groups, minus)
+    return winners_by_torch(p, groups, minus)
 
-    `torch.max` over a dimension promises the first of equal maxima.
-    """
-    grouped = p.detach().view(len(p), groups, -1)
-    first = torch.arange(groups, device=p.device) * grouped.shape[2]
-    return grouped.max(2).indices + first
+
+def winners_by_torch(
+    p: Float[Tensor, "tokens latents"], groups: int, minus: Float[Tensor, " latents"] | None = None
+) -> Int[Tensor, "tokens {groups}"]:
+    """As `winners`, on any device and in any type: `torch.max` over a dimension promises the first of equal maxima."""
+    first = torch.arange(groups, device=p.device) * (p.shape[1] // groups)
+    grouped = (chunk.view(len(chunk), groups, -1) for chunk in _differences(p, minus))
+    return torch.cat([chunk.max(2).indices + first for chunk in grouped])
 
 
 def best_of(

@@ -4,11 +4,11 @@ from coder_reference import ONE_OF_EACH, expected_code, gradients, solved_thresh
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from bsc.coders.binarisers.binary_threshold import solve_threshold
-from bsc.coders.binarisers.gumbel import gumbel_noise
+from bsc.coders.binarisers.binary_threshold import solve_threshold, solve_threshold_by_torch
 from bsc.coders.binarisers.registry import REGISTRY
 from bsc.coders.binarisers.straight_through import SLOPES, straight_through
 from bsc.coders.coder import SparseCoder
+from bsc.coders.kernels.softmax import gumbel, noise_keys
 from bsc.errors import UserError
 
 ARCHITECTURES = ("sae", "transcoder", "skip-transcoder")
@@ -43,9 +43,10 @@ def run(coder, x, y, seed=5):
     code = coder.binariser(pre, torch.Generator().manual_seed(seed))
     extra = {}
     if coder.binariser_key == "gumbel":
-        extra["noise"] = gumbel_noise(pre.selecting, torch.Generator().manual_seed(seed)).double()
+        keys = noise_keys(len(x), torch.Generator().manual_seed(seed))
+        extra["noise"] = gumbel(torch.arange(coder.latents), keys, pre.value_type).double()
     if coder.binariser_key == "binary-threshold" and not coder.binariser.learned:
-        extra["tau"] = solve_threshold(pre.selecting, coder.k).double()
+        extra["tau"] = solve_threshold(pre.dense, coder.k).double()
     fvu = (y - coder.decode(code, x)).square().sum() / (y - y.mean(0)).square().sum()
     return code, extra, fvu
 
@@ -201,14 +202,15 @@ def test_straight_through_leaves_values_alone():
 def test_solved_threshold(latents, scale, seed, data):
     k = data.draw(st.integers(1, latents - 1))
     p = torch.randn(4, latents, generator=torch.Generator().manual_seed(seed)) * scale
-    tau = solve_threshold(p, k)
-    assert not tau.requires_grad
-    assert tau.dtype == torch.float32
-    total = torch.sigmoid(p.double() - tau.double()).sum(1)
-    torch.testing.assert_close(total, torch.full_like(total, k), rtol=1e-4, atol=0)
-    if scale == 1.0:
-        exact = torch.tensor([solved_threshold(row, k) for row in p.double().tolist()])
-        torch.testing.assert_close(tau.squeeze(1), exact.float(), rtol=1e-3, atol=1e-3)
+    for way, given_p in ((solve_threshold, p), (solve_threshold_by_torch, p), (solve_threshold, p.bfloat16())):
+        tau = way(given_p, k)
+        assert not tau.requires_grad
+        assert tau.dtype == torch.float32
+        total = torch.sigmoid(given_p.double() - tau.double()).sum(1)
+        torch.testing.assert_close(total, torch.full_like(total, k), rtol=1e-4, atol=0)
+        if scale == 1.0:
+            exact = torch.tensor([solved_threshold(row, k) for row in given_p.double().tolist()])
+            torch.testing.assert_close(tau.squeeze(1), exact.float(), rtol=1e-3, atol=1e-3)
 
 
 def test_no_threshold_solves_for_all_latents():

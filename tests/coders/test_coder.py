@@ -134,8 +134,11 @@ def test_forward_is_decode_of_encode_in_float32(architecture):
         assert coder.preactivations(x).dense.dtype == torch.bfloat16
         assert coder(x).dtype == torch.float32
         assert torch.equal(coder.decode(code, x), y_hat)  # W_skip is 0 still; all else is decoded in float32
-        dense = Code(None, torch.zeros(9, 48).scatter(1, code.indices, code.values))
-        torch.testing.assert_close(coder.decode(dense, x), y_hat)
+    dense = Code(None, torch.zeros(9, 48).scatter(1, code.indices, code.values))
+    torch.testing.assert_close(coder.decode(dense, x), y_hat)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert coder.decode(dense, x).dtype == torch.float32
+        torch.testing.assert_close(coder.decode(dense, x), y_hat, rtol=0, atol=0.02 * y_hat.detach().abs().max().item())
 
 
 def test_bfloat16_activations_are_read_as_float32():
@@ -182,3 +185,15 @@ def test_fixed_centre_keeps_everything_but_the_centres_gradient():
     (pre.at(indices).sum() + pre.differentiable().sum()).backward()
     torch.testing.assert_close(coder.W_enc.grad, first)
     assert coder.b_dec.grad.any()
+
+
+def test_the_bfloat16_product_is_that_of_autocast():
+    generator = torch.Generator().manual_seed(0)
+    x, W, b = (torch.randn(shape, generator=generator) for shape in ((70, 48), (130, 48), (130,)))
+    with torch.autocast("cpu", torch.bfloat16):
+        dense = Preactivations(x, W, b).dense
+        expected = torch.nn.functional.linear(x, W, b)
+    assert dense.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(dense.float(), expected.float(), rtol=1e-2, atol=1e-2)
+    exact = x.bfloat16().double() @ W.bfloat16().double().T + b.bfloat16().double()
+    assert (dense.double() - exact).abs().max() <= (expected.double() - exact).abs().max()

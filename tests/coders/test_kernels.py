@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bsc.coders import kernels
-from bsc.coders.kernels import cpu, reference
+from bsc.coders.kernels import build, cpu, native, reference
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,63 @@ def test_twins_agree_with_dense_products(data):
         torch.testing.assert_close(twin.row_gradient(indices, values, x, latents), dense.T @ x)
 
 
-@pytest.mark.parametrize("twin", [reference, cpu])
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_compiled_kernels_agree_with_dense_products(data):
+    latents = data.draw(st.integers(1, 30))
+    selected = data.draw(st.integers(0, latents))
+    tokens, width = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40))
+    indices, values, rows, x = batch(tokens, latents, selected, width, data.draw(st.integers(0, 2**30)))
+    dense = torch.zeros(tokens, latents, dtype=torch.float64).scatter(1, indices, values)
+    values, rows, x, close = values.float(), rows.float(), x.float(), {"rtol": 1e-5, "atol": 1e-4}
+    expected = dense @ rows.double(), (x.double() @ rows.double().T).gather(1, indices), dense.T @ x.double()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        torch.testing.assert_close(native.decode(indices, values, rows).double(), expected[0], **close)
+        torch.testing.assert_close(native.value_gradient(indices, x, rows).double(), expected[1], **close)
+        torch.testing.assert_close(native.row_gradient(indices, values, x, latents).double(), expected[2], **close)
+
+
+def test_compiled_kernels_do_not_depend_on_the_number_of_threads():
+    indices, values, rows, x = batch(500, 300, 16, 48, 0, torch.float32)
+    results = []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        row_gradient = native.row_gradient(indices, values, x, 300)
+        results.append((native.decode(indices, values, rows), native.value_gradient(indices, x, rows), row_gradient))
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
+
+
+def test_compiled_kernels_are_used_where_they_serve(monkeypatch):
+    indices, values, rows, _ = batch(20, 30, 4, 8, 0, torch.float32)
+    monkeypatch.setattr(native, "decode", lambda *arguments: "native")
+    assert kernels.decode(indices, values, rows) == "native"
+    assert torch.is_tensor(kernels.decode(indices, values.double(), rows.double()))
+
+
+def test_no_compiler_is_said_once_and_torch_serves(monkeypatch, capsys, tmp_path):
+    indices, values, rows, _ = batch(20, 30, 4, 8, 0, torch.float32)
+    monkeypatch.setattr(native, "library", build.library.__wrapped__)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    expected = cpu.decode(indices, values, rows)
+    for setting, said in {"": "no C++ compiler was found", "/bin/false": "/bin/false failed", "/no/such": "/no/such"}.items():
+        monkeypatch.setenv("CXX", setting)
+        monkeypatch.setattr(build, "COMPILERS", ())
+        assert torch.equal(kernels.decode(indices, values, rows), expected)
+        assert said in capsys.readouterr().err
+
+
+def test_kernels_are_compiled_once_into_the_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert build.library.__wrapped__() is not None
+    (made,) = (tmp_path / "bsc").iterdir()
+    written = made.stat().st_mtime_ns
+    assert build.library.__wrapped__() is not None
+    assert [made] == list((tmp_path / "bsc").iterdir())
+    assert made.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("twin", [reference, cpu, native])
 def test_twins_in_float32_and_twice_the_same(twin):
     indices, values, rows, x = batch(200, 300, 16, 48, 0, torch.float32)
     for name, arguments in {

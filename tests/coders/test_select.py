@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bsc.coders import select
+from bsc.coders.kernels import native
 
 DTYPES = (torch.bfloat16, torch.float32, torch.float64)
 
@@ -23,7 +24,8 @@ def test_top_k_is_exact_and_ties_go_to_the_lowest_index(data):
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**30)))
     p = torch.randint(-levels, levels + 1, (5, latents), generator=generator) / 8
     p = p.to(data.draw(st.sampled_from(DTYPES)))
-    assert select.top_k(p, k).tolist() == [best(row, k) for row in p.tolist()]
+    for way in (select.top_k, select.top_k_by_torch):
+        assert way(p, k).tolist() == [best(row, k) for row in p.tolist()]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -34,14 +36,50 @@ def test_block_shortcut_gives_the_same_as_all(dtype, latents):
     p[1, : latents // 2] = 9.0
     p[2, ::3] = 9.0
     for k in (1, 8, 16):
-        assert torch.equal(select.top_k(p, k), select._top_k_of_all(p, k))
-        assert select.top_k(p, k)[0].tolist() == list(range(k))
+        for way in (select.top_k, select.top_k_by_torch):
+            assert torch.equal(way(p, k), select._top_k_of_all(p, k))
+            assert way(p, k)[0].tolist() == list(range(k))
     assert select.top_k(p, 16)[2].tolist() == list(range(0, 48, 3))
 
 
-def test_the_difference_is_taken_in_float32():
+def test_compiled_selection_is_in_use_here():
+    """Where there is a compiler, the tests above are of two different ways to select."""
+    assert native.selects(torch.zeros(1, 1), None)
+    assert not native.selects(torch.zeros(1, 1, dtype=torch.float64), None)
+    assert not native.selects(torch.zeros(1, 1), torch.zeros(1, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("way", [select.top_k, select.top_k_by_torch])
+def test_the_difference_is_taken_in_float32(way):
     p = torch.tensor([[1.0, 1.0, 1.0]], dtype=torch.bfloat16)
-    assert select.top_k(p, 1, minus=torch.tensor([3e-4, 1e-4, 2e-4])).tolist() == [[1]]  # bfloat16 would see three ties
+    assert way(p, 1, torch.tensor([3e-4, 1e-4, 2e-4])).tolist() == [[1]]  # bfloat16 would see three ties
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_both_ways_take_the_same_differences(data):
+    """At sizes with and without the shortcut of each, and whatever the number of threads."""
+    latents, k = data.draw(st.sampled_from([(60, 60), (300, 7), (1030, 2), (5000, 16), (4608, 32)]))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**30)))
+    p = torch.randn(40, latents, generator=generator).to(data.draw(st.sampled_from(DTYPES[:2])))
+    minus = torch.rand(latents, generator=generator)
+    expected = select.top_k_by_torch(p, k, minus)
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        assert torch.equal(select.top_k(p, k, minus), expected)
+    torch.set_num_threads(1)
+
+
+def test_a_view_that_is_not_contiguous():
+    p = torch.randn(90, 7, generator=torch.Generator().manual_seed(0)).T
+    assert torch.equal(select.top_k(p, 3), select.top_k(p.contiguous(), 3))
+    assert torch.equal(select.winners(p, 3), select.winners(p.contiguous(), 3))
+
+
+def test_nan_gives_k_latents_all_the_same():
+    p = torch.full((2, 5000), torch.nan)
+    assert select.top_k(p, 4).tolist() == [[0, 1, 2, 3]] * 2
+    assert select.winners(p, 2).tolist() == [[0, 2500]] * 2
 
 
 def test_input_is_left_as_it_was():
@@ -53,15 +91,21 @@ def test_input_is_left_as_it_was():
 
 def test_zeros_of_either_sign_are_one_and_infinities_are_in_order():
     p = torch.tensor([[-0.0, 0.0, -torch.inf, -0.0, torch.inf, -1.0]])
-    assert select.top_k(p, 2).tolist() == [[0, 4]]
-    assert select.top_k(p, 5).tolist() == [[0, 1, 3, 4, 5]]
+    for way in (select.top_k, select.top_k_by_torch):
+        assert way(p, 2).tolist() == [[0, 4]]
+        assert way(p, 5).tolist() == [[0, 1, 3, 4, 5]]
+    assert select.winners(p, 2).tolist() == select.winners_by_torch(p, 2).tolist() == [[0, 4]]
 
 
 @settings(max_examples=30, deadline=None)
 @given(k=st.integers(1, 6), size=st.integers(1, 30), seed=st.integers(0, 2**30), dtype=st.sampled_from(DTYPES))
 def test_winners(k, size, seed, dtype):
-    p = torch.randint(-2, 3, (4, k * size), generator=torch.Generator().manual_seed(seed)).to(dtype)
-    assert select.winners(p, k).tolist() == [best_of_groups(row, k) for row in p.tolist()]
+    generator = torch.Generator().manual_seed(seed)
+    p = torch.randint(-2, 3, (4, k * size), generator=generator).to(dtype)
+    minus = torch.randint(-2, 3, (k * size,), generator=generator).float()
+    for way in (select.winners, select.winners_by_torch):
+        assert way(p, k).tolist() == [best_of_groups(row, k) for row in p.tolist()]
+        assert way(p, k, minus).tolist() == [best_of_groups(row, k) for row in (p.float() - minus).tolist()]
 
 
 def test_best_of_picks_among_the_allowed_only():

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from bsc.coders.binarisers.base import Binariser
 from bsc.coders.binarisers.straight_through import straight_through
 from bsc.coders.code import Code
+from bsc.coders.kernels import native
 from bsc.coders.preactivations import Preactivations
 from bsc.coders.select import top_k
 from bsc.errors import UserError
@@ -65,7 +66,7 @@ class BinaryThreshold(Binariser):
     def values(self, pre: Preactivations, indices: Int[Tensor, "tokens selected"]) -> Float[Tensor, "tokens selected"]:
         """All z = 1 on S, the slope around τ (solved) or θ (learned)."""
         if self.log_threshold is None:
-            threshold = solve_threshold(pre.selecting, self.k)
+            threshold = solve_threshold(pre.dense, self.k)
         else:
             threshold = self.log_threshold.index_select(0, indices.flatten()).view(indices.shape).exp()
         margin = pre.at(indices) - threshold
@@ -83,9 +84,17 @@ class BinaryThreshold(Binariser):
 
 @torch.no_grad()
 def solve_threshold(p: Float[Tensor, "tokens latents"], k: int) -> Float[Tensor, "tokens 1"]:
-    """τ of each token with Σ_j σ(p_j - τ) = k, to 1e-5 of k; 0 < k < latents. Done in chunks that stay in the cache."""
+    """τ of each token with Σ_j σ(p_j - τ) = k, to 1e-5 of k, in float32 or wider; 0 < k < latents."""
+    if native.selects(p, None):
+        return native.solve_threshold(p, k)
+    return solve_threshold_by_torch(p, k)
+
+
+def solve_threshold_by_torch(p: Float[Tensor, "tokens latents"], k: int) -> Float[Tensor, "tokens 1"]:
+    """As `solve_threshold`, on any device and in any type, in chunks that stay in the CPU's cache."""
     rows = max(1, _CHUNK_ELEMENTS // p.shape[1]) if p.device.type == "cpu" else len(p)
-    return torch.cat([_solve(chunk, k) for chunk in torch.split(p, max(1, rows))])
+    wide = torch.promote_types(p.dtype, torch.float32)
+    return torch.cat([_solve(chunk.to(wide), k) for chunk in torch.split(p, rows)])
 
 
 def _solve(p: Float[Tensor, "tokens latents"], k: int) -> Float[Tensor, "tokens 1"]:

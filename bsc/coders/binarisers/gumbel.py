@@ -1,13 +1,12 @@
 """Gumbel softmax, straight-through: a sampled winner of each group (paper's appendix; Jang et al. 2017)."""
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from bsc.coders.binarisers.relaxed import Sampled, through_softmax
+from bsc.coders import kernels
+from bsc.coders.binarisers.relaxed import Sampled, Term, through_softmax
 from bsc.coders.code import Code
+from bsc.coders.kernels.softmax import noise_keys
 from bsc.coders.preactivations import Preactivations
-from bsc.coders.select import winners
 
 
 class Gumbel(Sampled):
@@ -18,14 +17,6 @@ class Gumbel(Sampled):
 
     def sample(self, pre: Preactivations, generator: torch.Generator) -> Code:
         """The winners of p + noise."""
-        p = pre.selecting
-        noisy = gumbel_noise(p, generator).add_(p)
-        indices = winners(noisy, self.k)
-        pi = self.grouped(noisy).div_(self.tau).softmax(2)
-        return Code(indices, through_softmax(pre.differentiable(), indices, (pi, 1 / self.tau)))
-
-
-def gumbel_noise(like: Float[Tensor, "..."], generator: torch.Generator) -> Float[Tensor, "..."]:
-    """Standard Gumbel noise, -log(-log U), of the shape and type of `like`."""
-    uniform = torch.empty_like(like).uniform_(torch.finfo(like.dtype).tiny, 1.0, generator=generator)
-    return uniform.log_().neg_().log_().neg_()
+        keys = noise_keys(len(pre.dense), generator)
+        indices, softmax = kernels.softmax(pre.dense, self.k, 1 / self.tau, keys)
+        return Code(indices, through_softmax(pre, indices, Term(softmax, 1 / self.tau)))

@@ -1,10 +1,9 @@
 """ReinMax: a categorical sample of each group, with a second-order gradient (Liu et al. 2023)."""
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
-from bsc.coders.binarisers.relaxed import Sampled, through_softmax
+from bsc.coders import kernels
+from bsc.coders.binarisers.relaxed import Sampled, Term, through_softmax
 from bsc.coders.code import Code
 from bsc.coders.preactivations import Preactivations
 
@@ -16,22 +15,9 @@ class ReinMax(Sampled):
         super().__init__(latents, k, tau)
 
     def sample(self, pre: Preactivations, generator: torch.Generator) -> Code:
-        """The latents drawn from softmax(p) of each group."""
-        p = self.grouped(pre.selecting)
-        pi = p.softmax(2)
-        indices = draw(pi, generator)
-        halved = p.div(self.tau).softmax(2).flatten(1)
-        halved = halved.scatter_add_(1, indices, torch.ones_like(indices, dtype=p.dtype)).mul_(0.5).view_as(p)
-        return Code(indices, through_softmax(pre.differentiable(), indices, (halved, 2.0), (pi, -0.5)))
-
-
-def draw(pi: Float[Tensor, "tokens k size"], generator: torch.Generator) -> Int[Tensor, "tokens k"]:
-    """One latent of each group with probability π, as an index among all latents: the first whose cumulative π exceeds U.
-
-    One uniform number a group, where Gumbel noise would take one a latent.
-    """
-    cumulative = pi.cumsum(2)
-    total = cumulative[..., -1:]
-    uniform = torch.empty_like(total).uniform_(generator=generator)
-    member = torch.searchsorted(cumulative, uniform * total, right=True).squeeze(2).clamp_(max=pi.shape[2] - 1)
-    return member + torch.arange(pi.shape[1], device=pi.device) * pi.shape[2]
+        """The latents drawn from softmax(p) of each group, by one uniform number a group."""
+        _, softmax = kernels.softmax(pre.dense, self.k, 1.0)
+        _, tempered = kernels.softmax(pre.dense, self.k, 1 / self.tau)
+        uniform = torch.empty_like(softmax.total).uniform_(generator=generator)
+        indices = kernels.draw(pre.dense, softmax, uniform)
+        return Code(indices, through_softmax(pre, indices, Term(tempered, 2.0, halved=True), Term(softmax, -0.5)))

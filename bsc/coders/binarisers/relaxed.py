@@ -6,15 +6,16 @@ straight-through. (With a dense decode g would be nonzero everywhere, and decodi
 Evaluation takes the argmax (*ours*: the authors sample there too).
 """
 
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from bsc.coders import kernels
 from bsc.coders.binarisers.base import Binariser, check_groups
 from bsc.coders.code import Code
+from bsc.coders.kernels.softmax import Softmax
 from bsc.coders.preactivations import Preactivations
 from bsc.coders.select import winners
 
@@ -31,7 +32,7 @@ class Sampled(Binariser):
         """Values z = 1 at the winner of each group. Raises ValueError in training mode without a generator."""
         if not self.training:
             indices = winners(pre.dense, self.k)
-            return Code(indices, torch.ones_like(indices, dtype=pre.selecting.dtype))
+            return Code(indices, torch.ones_like(indices, dtype=pre.value_type))
         if generator is None:
             raise ValueError("this binariser samples while training: pass a generator")
         return self.sample(pre, generator)
@@ -42,48 +43,37 @@ class Sampled(Binariser):
 
     def values(self, pre: Preactivations, indices: Int[Tensor, "tokens selected"]) -> Float[Tensor, "tokens selected"]:
         """Values z = 1; backward as if z were softmax(p/τ) of its group, without noise: what AuxK uses (*ours*)."""
-        probabilities = self.grouped(pre.selecting).div(self.tau).softmax(2)
-        return through_softmax(pre.differentiable(), indices, (probabilities, 1 / self.tau))
-
-    def grouped(self, p: Float[Tensor, "tokens latents"]) -> Float[Tensor, "tokens k size"]:
-        """The groups of each token."""
-        return p.view(len(p), self.k, -1)
+        _, softmax = kernels.softmax(pre.dense, self.k, 1 / self.tau)
+        return through_softmax(pre, indices, Term(softmax, 1 / self.tau))
 
 
-Term = tuple[Float[Tensor, "tokens k size"], float]
-"""Probabilities π of each group, and the weight w of π⊙(g-⟨π,g⟩) in the gradient."""
+class Term(NamedTuple):
+    """A summand w·π⊙(g-⟨π,g⟩) of a gradient; π is the softmax, or, where `halved`, ½(D + softmax), D one at the indices."""
+
+    softmax: Softmax
+    weight: float
+    halved: bool = False
 
 
 def through_softmax(
-    p: Float[Tensor, "tokens latents"], indices: Int[Tensor, "tokens selected"], *terms: Term
+    pre: Preactivations, indices: Int[Tensor, "tokens selected"], *terms: Term
 ) -> Float[Tensor, "tokens selected"]:
-    """Ones at `indices`, float32 (or wider); backward, with g what comes back to them, dp = Σ_terms w·π⊙(g-⟨π,g⟩) by groups."""
-    ones: Tensor = _ThroughSoftmax.apply(p, indices, [weight for _, weight in terms], *(pi for pi, _ in terms))  # type: ignore[no-untyped-call]
-    return ones
+    """Ones at `indices`; backward, with g what comes back to them, dp = Σ_terms w·π⊙(g-⟨π,g⟩) of each group.
 
+    g is 0 elsewhere, so dp is c·softmax with one c a group, and something more at `indices`.
+    """
+    group = indices // (pre.dense.shape[1] // terms[0].softmax.groups)
+    at = [term.softmax.at(pre.dense, indices) for term in terms]
 
-class _ThroughSoftmax(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, p: Tensor, indices: Tensor, weights: list[float], *probabilities: Tensor) -> Tensor:
-        ctx.save_for_backward(indices, *probabilities)
-        ctx.weights, ctx.dtype = weights, p.dtype
-        return torch.ones_like(indices, dtype=probabilities[0].dtype)
+    def backward(gradient: Float[Tensor, "tokens selected"], rows: slice) -> Float[Tensor, "some latents"]:
+        g, own, extra, softmaxes = gradient[rows], group[rows], torch.zeros_like(gradient[rows]), []
+        for term, probability in zip(terms, at, strict=True):
+            share = 0.5 if term.halved else 1.0
+            pi = share * (probability[rows] + term.halved)
+            softmax = term.softmax.rows(rows)
+            inner = torch.zeros_like(softmax.total).scatter_add_(1, own, pi * g)
+            softmaxes.append((softmax, -term.weight * share * inner))
+            extra += term.weight * (pi * g - (share * inner.gather(1, own) if term.halved else 0.0))
+        return kernels.softmax_gradient(pre.dense[rows], softmaxes, indices[rows], extra)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        indices, *probabilities = ctx.saved_tensors
-        terms = (_softmax_gradient(pi, indices, gradient * w) for pi, w in zip(probabilities, ctx.weights, strict=True))
-        total = next(terms)
-        for term in terms:
-            total += term
-        return total.to(ctx.dtype), None, None, *(None for _ in probabilities)
-
-
-def _softmax_gradient(
-    pi: Float[Tensor, "tokens k size"], indices: Int[Tensor, "tokens selected"], gradient: Float[Tensor, "tokens selected"]
-) -> Float[Tensor, "tokens latents"]:
-    """π⊙(g-⟨π,g⟩) of each group, g being `gradient` at `indices` and 0 elsewhere."""
-    at = pi.flatten(1).gather(1, indices) * gradient
-    inner = at.new_zeros(pi.shape[:2]).scatter_add_(1, indices // pi.shape[2], at)
-    return (pi * -inner.unsqueeze(2)).flatten(1).scatter_add_(1, indices, at)
+    return pre.carry(torch.ones_like(indices, dtype=pre.value_type), backward)

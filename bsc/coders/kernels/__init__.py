@@ -1,20 +1,24 @@
-"""The sparse products of a coder: a plain reference, and faster twins of it.
+"""What a coder computes beside its dense products: a plain reference, and faster twins of it.
 
-`decode`, `value_gradient` and `row_gradient` pick the twin of the device that the tensors are on, and compute in the type that
-they have: autocast does not reach them.
+Each function picks the fastest twin that takes the tensors, and computes in the type that they have: autocast does not reach
+it. On the CPU: `native`, compiled C++; without it, `cpu`, torch's own paths, for the sparse products.
 """
 
 import types
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bsc.coders.kernels import cpu, reference
+from bsc.coders.kernels import cpu, native, reference
+from bsc.coders.kernels.softmax import Softmax
 
 
-def _twin(tensor: Tensor) -> types.ModuleType:
-    return cpu if tensor.device.type == "cpu" else reference
+def _twin(*tensors: Tensor) -> types.ModuleType:
+    if native.serves(*tensors):
+        return native
+    return cpu if tensors[0].device.type == "cpu" else reference
 
 
 def decode(
@@ -22,7 +26,7 @@ def decode(
 ) -> Float[Tensor, "tokens d"]:
     """Σ_s values[t, s] · rows[indices[t, s]] for each token t."""
     with torch.autocast(rows.device.type, enabled=False):
-        total: Tensor = _twin(rows).decode(indices, values, rows)
+        total: Tensor = _twin(rows, values).decode(indices, values, rows)
     return total
 
 
@@ -31,7 +35,7 @@ def value_gradient(
 ) -> Float[Tensor, "tokens selected"]:
     """⟨gradient[t], rows[indices[t, s]]⟩: what `decode` gives back to its values."""
     with torch.autocast(rows.device.type, enabled=False):
-        products: Tensor = _twin(rows).value_gradient(indices, gradient, rows)
+        products: Tensor = _twin(rows, gradient).value_gradient(indices, gradient, rows)
     return products
 
 
@@ -43,5 +47,45 @@ def row_gradient(
 ) -> Float[Tensor, "rows d"]:
     """The [rows, d] matrix whose row i is Σ of weights[t, s] · x[t] over all (t, s) with indices[t, s] = i."""
     with torch.autocast(x.device.type, enabled=False):
-        total: Tensor = _twin(x).row_gradient(indices, weights, x, rows)
+        total: Tensor = _twin(x, weights).row_gradient(indices, weights, x, rows)
     return total
+
+
+def softmax(
+    p: Float[Tensor, "tokens latents"], groups: int, beta: float, keys: Int[Tensor, "tokens 2"] | None = None
+) -> tuple[Int[Tensor, "tokens groups"], Softmax]:
+    """The winner of each of `groups` contiguous groups of p, with Gumbel noise where there are keys, and the group's softmax.
+
+    Of equal values the lowest index wins. beta: inverse temperature of the softmax; it changes no winner.
+    """
+    found: tuple[Tensor, Softmax] = _twin_of_dense(p).softmax(p, groups, beta, keys)
+    return found
+
+
+def draw(
+    p: Float[Tensor, "tokens latents"], softmax: Softmax, uniform: Float[Tensor, "tokens groups"]
+) -> Int[Tensor, "tokens groups"]:
+    """A latent of each group with probability π (of a softmax with beta = 1 and no noise), by one number in [0, 1) each."""
+    drawn: Tensor = _twin_of_dense(p).draw(p, softmax, uniform)
+    return drawn
+
+
+def softmax_gradient(
+    p: Float[Tensor, "tokens latents"],
+    terms: Sequence[tuple[Softmax, Float[Tensor, "tokens groups"]]],
+    indices: Int[Tensor, "tokens selected"],
+    extra: Float[Tensor, "tokens selected"],
+) -> Float[Tensor, "tokens latents"]:
+    """Σ over (softmax, c) of c·π in each group, plus `extra` at `indices`: in the type of `p`, summed in float32 or wider."""
+    gradient: Tensor = _twin_of_dense(p).softmax_gradient(p, terms, indices, extra)
+    return gradient
+
+
+def column_sums(p: Float[Tensor, "tokens latents"]) -> Float[Tensor, " latents"]:
+    """The sum over tokens, in float32 or wider."""
+    sums: Tensor = _twin_of_dense(p).column_sums(p)
+    return sums
+
+
+def _twin_of_dense(p: Tensor) -> types.ModuleType:
+    return native if native.selects(p, None) else reference

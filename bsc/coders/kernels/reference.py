@@ -1,11 +1,16 @@
-"""The sparse products in plain torch, one selected latent of every token at a time. Correct on any device.
+"""All kernels in plain torch: correct on any device and in any type, float64 too.
 
-`indices` are [tokens, selected]; memory never exceeds a few times [tokens, d].
+The sparse products take one selected latent of every token at a time, so their memory never exceeds a few times [tokens, d];
+what is done to groups takes memory like `p` itself a few times over.
 """
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from bsc.coders.kernels.softmax import Softmax, gumbel
 
 
 def decode(
@@ -37,3 +42,51 @@ def row_gradient(
     for selected, weight in zip(indices.unbind(1), weights.unbind(1), strict=True):
         total.index_add_(0, selected, weight.unsqueeze(1) * x)
     return total
+
+
+def _grouped(p: Float[Tensor, "tokens latents"], groups: int, keys: Tensor | None) -> Float[Tensor, "tokens groups size"]:
+    values = p.to(torch.promote_types(p.dtype, torch.float32))
+    if keys is not None:
+        values = values + gumbel(torch.arange(p.shape[1], device=p.device), keys, values.dtype)
+    return values.view(len(p), groups, -1)
+
+
+def softmax(
+    p: Float[Tensor, "tokens latents"], groups: int, beta: float, keys: Int[Tensor, "tokens 2"] | None
+) -> tuple[Int[Tensor, "tokens groups"], Softmax]:
+    """The largest of each group, of equal ones the first, and what the group's softmax needs."""
+    values = _grouped(p, groups, keys)
+    largest, winner = values.max(2)
+    total = (beta * (values - largest.unsqueeze(2))).exp().sum(2)
+    first = torch.arange(groups, device=p.device) * values.shape[2]
+    return winner + first, Softmax(beta, keys, largest, total)
+
+
+def draw(
+    p: Float[Tensor, "tokens latents"], softmax: Softmax, uniform: Float[Tensor, "tokens groups"]
+) -> Int[Tensor, "tokens groups"]:
+    """The first of each group whose cumulative probability exceeds `uniform`."""
+    values = _grouped(p, softmax.groups, None)
+    cumulative = (values - softmax.largest.unsqueeze(2)).exp().cumsum(2)
+    member = torch.searchsorted(cumulative, (uniform * softmax.total).unsqueeze(2), right=True).squeeze(2)
+    first = torch.arange(softmax.groups, device=p.device) * values.shape[2]
+    return member.clamp_(max=values.shape[2] - 1) + first
+
+
+def softmax_gradient(
+    p: Float[Tensor, "tokens latents"],
+    terms: Sequence[tuple[Softmax, Float[Tensor, "tokens groups"]]],
+    indices: Int[Tensor, "tokens selected"],
+    extra: Float[Tensor, "tokens selected"],
+) -> Float[Tensor, "tokens latents"]:
+    """Σ_terms c·π of each group, plus `extra` at `indices`, in the type of `p`."""
+    total = torch.zeros_like(extra[:, :1]).expand(len(p), p.shape[1]).clone()
+    for softmax, coefficient in terms:
+        values = _grouped(p, softmax.groups, softmax.keys) - softmax.largest.unsqueeze(2)
+        total += ((coefficient / softmax.total).unsqueeze(2) * (softmax.beta * values).exp()).flatten(1)
+    return total.scatter_add_(1, indices, extra).to(p.dtype)
+
+
+def column_sums(p: Float[Tensor, "tokens latents"]) -> Float[Tensor, " latents"]:
+    """The sum of each column, in float32 or wider."""
+    return p.sum(0, dtype=torch.promote_types(p.dtype, torch.float32))

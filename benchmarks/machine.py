@@ -1,0 +1,55 @@
+"""What a benchmark says of where it ran, and how it times."""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def facts() -> dict[str, Any]:
+    """Machine class and versions."""
+    try:
+        names = [
+            line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+        ]
+    except OSError:
+        names = [platform.processor()]
+    return {
+        "cpu": f"{os.cpu_count()} x {names[0] if names else platform.machine()}",
+        "bfloat16_products": bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__.partition("+")[0],
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def medians(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median milliseconds of each case: one untimed call, then `rounds` rounds in which all take turns."""
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for turn in range(rounds + 1):
+        for name, case in cases.items():
+            begun = time.perf_counter()
+            case()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if turn:
+                times[name].append(1e3 * (time.perf_counter() - begun))
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def record(name: str, part: str, measured: Mapping[str, Any]) -> None:
+    """Put a part of a benchmark's measurements, with the facts, into results/NAME.json, beside the parts that are there."""
+    path = RESULTS / f"{name}.json"
+    held = json.loads(path.read_text()) if path.exists() else {}
+    held[part] = {**facts(), **measured}
+    path.write_text(json.dumps(held, indent=2) + "\n")

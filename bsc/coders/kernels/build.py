@@ -1,0 +1,60 @@
+"""Compile native.cpp for this machine's CPU, once, into the user's cache."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("native.cpp")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp-simd", "-ffp-contract=fast", "-fPIC", "-shared", "-pthread")
+COMPILERS = ("c++", "g++", "clang++")
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels; None, and a line on stderr that says why, where they cannot be had.
+
+    They lie under $XDG_CACHE_HOME/bsc (else ~/.cache/bsc), by the digest of source, flags, compiler and CPU, and are compiled
+    when they are not there: about three seconds. $CXX names the compiler; without it the first of COMPILERS is taken.
+    """
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
+    try:
+        if compiler is None:
+            raise RuntimeError("no C++ compiler was found; install g++ or set CXX")
+        return ctypes.CDLL(str(_built(compiler)))
+    except subprocess.CalledProcessError as error:
+        reason = f"{compiler} failed: {error.stderr.strip()[-500:]}"
+    except (OSError, RuntimeError) as error:  # RuntimeError also where there is no home folder
+        reason = str(error)
+    print(f"slower CPU kernels are used, with the same results: {reason}", file=sys.stderr, flush=True)
+    return None
+
+
+def _built(compiler: str) -> Path:
+    version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True).stdout
+    facts = "\n".join([SOURCE.read_text(), *FLAGS, compiler, version, _cpu()])
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bsc"
+    path = cache / f"native-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.so"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            made = Path(folder) / path.name
+            command = [compiler, *FLAGS, str(SOURCE), "-o", str(made)]
+            subprocess.run(command, check=True, capture_output=True, text=True)
+            made.replace(path)
+    return path
+
+
+def _cpu() -> str:
+    """What tells CPUs apart for which different code is compiled: a cache may be shared by the nodes of a cluster."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.platform()
+    return "\n".join(dict.fromkeys(line for line in lines if line.startswith(("flags", "Features", "model name"))))
