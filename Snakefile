@@ -24,6 +24,7 @@ rule all:
     default_target: True
     input:
         figure_files(),
+        at(paths.GALLERY),
         shard_files(),
         [
             at(paths.CODERS, coder, file=file)

@@ -97,6 +97,13 @@ STAGES: dict[str, Stage] = {
         (Input("results", "the results folder"),),
         "path to write, without its ending",
     ),
+    "gallery": Stage(
+        "write the page of all figures, with captions and numbers",
+        "bsc.figures.gallery:gallery",
+        "GallerySpec",
+        (Input("results", "the results folder"), Input("captions", "folder of captions, NAME.rst")),
+        "page to write (HTML)",
+    ),
 }
 
 
@@ -128,6 +135,7 @@ def parser() -> argparse.ArgumentParser:
         command.set_defaults(run=_run_stage, stage=name)
     _add_index(commands)
     _add_check(commands)
+    _add_claims(commands)
     _add_estimate(commands)
     _add_export(commands)
     top.set_defaults(log=None)
@@ -154,6 +162,14 @@ def _add_check(commands: Any) -> None:
         "config", type=Path, nargs="*", default=[Path("config/config.yaml")], help="YAML files (config/config.yaml)"
     )
     command.set_defaults(run=_run_check)
+
+
+def _add_claims(commands: Any) -> None:
+    command = _command(commands, "claims", "say which of the paper's findings hold in the results, with their intervals")
+    command.add_argument(
+        "config", type=Path, nargs="*", default=[Path("config/config.yaml")], help="YAML files (config/config.yaml)"
+    )
+    command.set_defaults(run=_run_claims)
 
 
 def _add_estimate(commands: Any) -> None:
@@ -204,6 +220,12 @@ def _run_index(arguments: argparse.Namespace) -> None:
 
 def _run_check(arguments: argparse.Namespace) -> None:
     from bsc.check import report
+
+    print(report(arguments.config))
+
+
+def _run_claims(arguments: argparse.Namespace) -> None:
+    from bsc.claims import report
 
     print(report(arguments.config))
 

@@ -26,6 +26,7 @@ EXPLANATIONS = f"autointerp/{CODER}/{{variant}}/explanations"
 SCORES = f"autointerp/{CODER}/{{variant}}/scores"
 FIGURE = "figures/{figure}"
 TABLE = "tables/{table}"
+GALLERY = "figures/index.html"
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What a model's name may look like: one path component, no dot or dash in front."""

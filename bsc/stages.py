@@ -154,13 +154,25 @@ class ScoreSpec(_Spec):
 
 
 class FigureSpec(_Spec):
-    """A figure or table. coders: (model, hookpoint, architecture, binariser) with the seeds of each k; labels by binariser."""
+    """A figure or table. coders: (model, hookpoint, architecture, binariser) with the seeds of each k; labels by binariser.
+
+    resamples and seed: of the bootstraps of differences between coders.
+    """
 
     name: str
     coders: list[dict[str, Any]]
     labels: dict[str, str]
     variants: list[str]
     style: dict[str, Any]
+    resamples: int
+    seed: int
+
+
+class GallerySpec(_Spec):
+    """The page of all figures. shown: their names; left_out: those that the config has nothing for, and what they need."""
+
+    shown: list[str]
+    left_out: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -393,8 +405,16 @@ class Plan:
             labels={key: REGISTRY[key].label for key in REGISTRY if any(coder.binariser == key for coder in coders)},
             variants=sorted({variant for coder in coders for variant in self.variants(coder)}),
             style=self.config.figures.model_dump(),
+            **self.config.evaluation.model_dump(include={"resamples", "seed"}),
         )
         return _stage(spec, (FIGURES[name].module,))
+
+    def gallery(self) -> Stage:
+        """The page of all figures and tables."""
+        shown = [name for name in FIGURES if self.figure_coders(name)]
+        left_out = {name: entry.shows for name, entry in FIGURES.items() if name not in shown}
+        spec = GallerySpec(shown=shown, left_out=left_out)
+        return _stage(spec, ("bsc.figures.gallery",), *map(self.figure, shown))
 
 
 def _kind(coder: CoderId) -> tuple[object, ...]:
