@@ -16,6 +16,7 @@ include: "workflow/rules/activations.smk"
 include: "workflow/rules/coders.smk"
 include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/autointerp.smk"
+include: "workflow/rules/probing.smk"
 include: "workflow/rules/figures.smk"
 
 

@@ -47,6 +47,7 @@ class Input:
 _MODEL = Input("model", "model folder, as `bsc model` wrote it")
 _TOKENS = Input("tokens", "tokens folder, as `bsc tokens` wrote it")
 _BASELINE = Input("baseline", "baseline folder, as `bsc baseline` wrote it")
+_CODER = Input("coder", "coder folder, as `bsc train` wrote it")
 _LATENTS = Input("latents", "latents folder, as `bsc latents` wrote it")
 _ACTIVATIONS = Input("activations", "index of a hookpoint's activations (JSON), as `bsc index` wrote it", "index")
 
@@ -75,11 +76,29 @@ STAGES: dict[str, Stage] = {
         "EvaluationSpec",
         (_MODEL, _TOKENS, _BASELINE, Input("coders", "coder folders, one a hookpoint of the spec", many=True)),
     ),
+    "ablation": Stage(
+        "what the latents of a coder are worth: cross-entropy and FVU without them, in bins of F1",
+        "bsc.evaluation.ablation:ablate",
+        "AblationSpec",
+        (_MODEL, _TOKENS, _CODER, Input("scores", "scores folder, as `bsc score` wrote it")),
+    ),
+    "labelled": Stage(
+        "write the activations of labelled documents at every hookpoint",
+        "bsc.probing.documents:label_documents",
+        "LabelledSpec",
+        (_MODEL,),
+    ),
+    "probe": Stage(
+        "tell the labels of documents by single latents of a coder, and by single dimensions of what it reads",
+        "bsc.probing.probe:probe",
+        "ProbeSpec",
+        (Input("labelled", "labelled documents folder, as `bsc labelled` wrote it"), _CODER),
+    ),
     "latents": Stage(
         "cache where each latent of a coder fires",
         "bsc.autointerp.cache:cache_latents",
         "LatentsSpec",
-        (Input("coder", "coder folder, as `bsc train` wrote it"), _ACTIVATIONS),
+        (_CODER, _ACTIVATIONS),
     ),
     "explain": Stage(
         "explain latents from their windows", "bsc.autointerp.explain:explain", "ExplainSpec", (_LATENTS, _TOKENS, _MODEL)

@@ -12,7 +12,7 @@ CONTINUOUS = ("topk", "groupmax")
 BINARY = ("binary-topk", "binary-topk-exact", "binary-groupmax", "gumbel", "reinmax", "binary-threshold")
 """In the order in which they stand for their kind where a figure shows one."""
 
-Need = Literal["evaluation", "references", "scores", "latents", "explanations", "training"]
+Need = Literal["evaluation", "references", "scores", "latents", "explanations", "training", "ablation", "probing"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Figure:
     """module: where its `draw` is. needs: which results of each coder it reads. select: which coders of a grid it shows.
 
     kind: figure (PDF and PNG) or table (CSV, and LaTeX where `latex`). joint: joint evaluations are shown too.
-    shows: a coder that the grid must have for there to be anything to show, in words.
+    shows: a coder that the grid must have for there to be anything to show, in words. block: a block of the config without
+    which its results are not made.
     """
 
     module: str
@@ -30,6 +31,12 @@ class Figure:
     joint: bool = False
     latex: bool = False
     shows: str = "a coder"
+    block: str | None = None
+
+    @property
+    def lacks(self) -> str:
+        """What a config lacks for which it has nothing to show."""
+        return f"{self.shows} in the grid" + (f", and `{self.block}` in the config" if self.block else "")
 
     def files(self, name: str) -> list[str]:
         """What it writes under the results folder, when its name is `name`; the CSV holds the numbers that it shows."""
@@ -62,6 +69,14 @@ def at_one_k(coders: Sequence[CoderId]) -> list[CoderId]:
         kinds.setdefault(coder.k, set()).add((coder.model, coder.hookpoint, coder.architecture, coder.binariser))
     best = max(kinds, key=lambda k: (len(kinds[k]), k == 32, k), default=None)
     return [coder for coder in coders if coder.k == best]
+
+
+def first_at_one_k(coders: Sequence[CoderId]) -> list[CoderId]:
+    """Of the coders at one k, the first seed of each kind."""
+    firsts: dict[object, CoderId] = {}
+    for coder in sorted(at_one_k(coders)):
+        firsts.setdefault((cell(coder), coder.binariser), coder)
+    return list(firsts.values())
 
 
 def of_several_models(coders: Sequence[CoderId]) -> list[CoderId]:
@@ -123,8 +138,10 @@ FIGURES: dict[str, Figure] = {
     "fig15": Figure("bsc.figures.by_k", ("scores",), autoencoders, shows="an `sae`"),
     "fig16": Figure("bsc.figures.frequencies", ("latents",), everything),
     "fig17": Figure("bsc.figures.distributions", ("scores", "latents"), at_one_k),
+    "fig18": Figure("bsc.figures.ablation", ("ablation", "latents"), first_at_one_k, block="ablation"),
     "fig19": Figure("bsc.figures.compared", ("evaluation", "scores"), at_one_k),
     "fig20": Figure("bsc.figures.training", ("evaluation", "training"), of_several_models, shows="coders of a second model"),
+    "fig21": Figure("bsc.figures.probing", ("probing",), first_at_one_k, block="probing"),
     "runtime": Figure("bsc.figures.runtime", ("training",), everything),
     "score-distribution": Figure("bsc.figures.distributions", ("scores", "latents"), at_one_k),
     "seeds": Figure("bsc.figures.compared", ("evaluation", "scores"), of_several_seeds, shows="a second seed of a coder"),

@@ -131,8 +131,8 @@ def _draw_larger(spec: FigureSpec, results: Path, output: Path) -> None:
         figure = style.canvas(style.width_inches(max(len(models), 3), spec.style), 2 * _ROW_INCHES)
         grid = figure.subplots(2, len(models), squeeze=False, sharey="row")
         for model, (above, below) in zip(models, grid.T, strict=True):
-            above.set_title("\n".join(wrapped(model, spec.style["font_size"], 110)))
-            _increases(above, evaluated[evaluated["model"] == model], spec)
+            above.set_title("\n".join(wrapped(model, spec.style["font_size"], 160)))
+            _increases(above, evaluated[evaluated["model"] == model], depths, spec)
             for hookpoint in depths:
                 pairs = [(model, one) for one in depths]
                 _lines(below, points[points["hookpoint"] == hookpoint], "fvu", pairs, spec)
@@ -145,13 +145,16 @@ def _draw_larger(spec: FigureSpec, results: Path, output: Path) -> None:
         style.save(figure, pd.concat([shown.assign(part="CE"), points.assign(part="training")], ignore_index=True), output)
 
 
-def _increases(axes: Axes, here: pd.DataFrame, spec: FigureSpec) -> None:
+def _increases(axes: Axes, here: pd.DataFrame, depths: list[str], spec: FigureSpec) -> None:
     ks = sorted(int(k) for k in here["k"].unique())
     for name in [name for name in REGISTRY if name in spec.labels]:
-        for (_, _), mine in here[here["binariser"] == name].groupby(["architecture", "hookpoint"], sort=True):
+        for (_, hookpoint), mine in here[here["binariser"] == name].groupby(["architecture", "hookpoint"], sort=True):
+            dashes = {"linestyle": _LINESTYLES[depths.index(str(hookpoint)) % len(_LINESTYLES)]}
             means = mine.groupby("k")[["ce_increase", "ce_increase_low", "ce_increase_high"]].mean()
             ends = np.abs(np.stack([means.iloc[:, 0] - means.iloc[:, 1], means.iloc[:, 2] - means.iloc[:, 0]]))
-            axes.errorbar(means.index, means.iloc[:, 0], ends, elinewidth=0.9, **style.mark(name, spec.style).line)
+            axes.errorbar(
+                means.index, means.iloc[:, 0], ends, elinewidth=0.9, **{**style.mark(name, spec.style).line, **dashes}
+            )
     axes.set_xscale("log", base=2)
     axes.set_xticks(ks, [str(k) for k in ks])
     axes.minorticks_off()
@@ -163,6 +166,6 @@ def _larger_note(evaluated: pd.DataFrame, depths: list[str]) -> str:
     layers = ", ".join(place(hookpoint) for hookpoint in depths)
     return (
         f"{layers.capitalize()}. n\u00a0=\u00a0{span(evaluated['sequences'])} sequences; bars: bootstrap 95% intervals "
-        f"over sequences, means over {seeds} seeds. Below: one point for each of {PIECES} "
+        f"over sequences, means over seeds ({seeds}). Below: one point for each of {PIECES} "
         "pieces of a run, on training batches."
     )

@@ -6,6 +6,7 @@ import pytest
 from made_up_results import counts_of, figure_spec, grid, latent_scores_of, metrics_of, summary_of
 
 from bsc.errors import UserError
+from bsc.figures.distributions import F1_BINS
 from bsc.figures.draw import draw
 from bsc.figures.registry import at_one_k
 
@@ -52,7 +53,7 @@ def test_histograms_hold_every_latent_and_rates_are_means(written, tmp_path: Pat
         assert mine["true_positive_rate"].iloc[0] == pytest.approx((scored["true_positive"] / 50).mean(), rel=1e-7)
         assert mine["false_positive_rate"].iloc[0] == pytest.approx((scored["false_positive"] / 50).mean(), rel=1e-7)
         low = mine[mine["from"] < 0.295]["share"].sum()
-        assert low == pytest.approx((scored["f1"] < 0.3).mean(), abs=1e-6)
+        assert low == pytest.approx((scored["f1"] < F1_BINS[6]).mean(), abs=1e-6)
 
 
 def test_no_score_at_all_is_said(written, tmp_path: Path) -> None:

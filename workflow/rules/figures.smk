@@ -16,6 +16,10 @@ def figure_inputs(figure):
         found += [at(paths.REFERENCES, model=m, hookpoint=h, file="metrics.json") for m, h in hookpoints]
     if "training" in needs:
         found += [at(paths.CODERS, coder, file="manifest.json") for coder in coders]
+    if "ablation" in needs:
+        found += [at(paths.ABLATION, coder, file="manifest.json") for coder in coders]
+    if "probing" in needs:
+        found += [at(paths.PROBES, coder, file="manifest.json") for coder in coders]
     if "latents" in needs:
         found += [at(paths.LATENTS, coder, variant="trained", file="manifest.json") for coder in coders]
     if "explanations" in needs:
@@ -72,7 +76,9 @@ rule gallery:
     input:
         figures=figure_files(),
         captions=[
-            Path(workflow.basedir, "workflow", "report", f"{figure}.rst") for figure in FIGURES if plan.figure_coders(figure)
+            Path(workflow.basedir, "workflow", "report", f"{figure}.rst")
+            for figure in FIGURES
+            if plan.figure_coders(figure)
         ],
     output:
         report(
