@@ -77,9 +77,9 @@ def _panel(axes: Axes, here: pd.DataFrame, spec: FigureSpec) -> None:
 
 def _note(points: pd.DataFrame) -> str:
     return (
-        f"k\u00a0=\u00a0{points['k'].iloc[0]}; one seed. Logistic regressions on the n latents that differ most between a label "
-        f"and the others on training documents; mean over {span(points['labels'])} labels. "
-        f"n\u00a0=\u00a0{span(points['test_documents'])} test documents of {span(points['documents'])}, bootstrap 95% intervals "
-        "over test documents. Grey: the same on the activations that the encoder reads, dotted on their n best dimensions, solid "
-        "on all of them."
+        f"k\u00a0=\u00a0{points['k'].iloc[0]}; one seed. Logistic regressions on the n latents that differ most between a "
+        f"label and the others on training documents; mean over {span(points['labels'])} labels. "
+        f"n\u00a0=\u00a0{span(points['test_documents'])} test documents of {span(points['documents'])}, bootstrap 95% "
+        "intervals over test documents. Grey: the same on the activations that the encoder reads, dotted on their n best "
+        "dimensions, solid on all of them."
     )
