@@ -28,7 +28,7 @@ def write(folder: Path, **changes: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["config", "smoke", "paper"])
+@pytest.mark.parametrize("name", ["config", "smoke", "paper", "demo-full"])
 def test_shipped_configs_are_whole(name: str) -> None:
     assert load([CONFIGS / f"{name}.yaml"]).coder_ids
 
