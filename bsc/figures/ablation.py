@@ -86,6 +86,6 @@ def _note(points: pd.DataFrame) -> str:
         f"({span(bins)} bins a coder, of equal firing counts, about {share:.2g}% of the scored latents' firings, or a single "
         "latent with more), all set to 0 in the spliced model, against the splice with all of them; "
         f"n\u00a0=\u00a0{span(points['sequences'])} sequences, bootstrap 95% intervals over sequences, paired; "
-        f"{span(latents)} latents a coder. Latents without a score are in no bin: they have {left.min():.0f} to "
-        f"{left.max():.0f}% of all firings."
+        f"{span(latents)} latents a coder. Latents without a score are in no bin: they have {span(left.round())}% of "
+        "all firings."
     )

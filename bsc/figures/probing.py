@@ -38,9 +38,9 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
             line[0].set_title(f"{ARCHITECTURE_NAMES[cell[0]]}, {place(cell[2])}\n{_POOLINGS[0]}-pooled")
             line[0].set_ylabel("AUROC")
         for axes in grid[-1]:
-            axes.set_xlabel("latents that a probe reads")
+            axes.set_xlabel("latents read")
         handles = [style.handle(name, spec.labels[name], spec.style) for name in REGISTRY if name in spec.labels]
-        raw = [Line2D([], [], label="activations, n best", **_RAW), Line2D([], [], label="all of them", color=style.GREY)]
+        raw = [Line2D([], [], label="activations, n best", **_RAW), Line2D([], [], label="activations, all", color=style.GREY)]
         style.finish(figure, [*handles, *raw], _note(points), spec.style)
         style.save(figure, points, output)
 
