@@ -7,10 +7,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from bsc import paths
-from bsc.coders.binarisers.registry import REGISTRY
 from bsc.figures import style
 from bsc.figures.panels import ARCHITECTURE_NAMES, place
-from bsc.figures.results import span
+from bsc.figures.results import binarisers_of, span
 from bsc.io import read_manifest, read_parquet
 from bsc.paths import ARCHITECTURES
 from bsc.stages import FigureSpec, coders_of
@@ -40,7 +39,7 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
             line[0].set_title(f"{ARCHITECTURE_NAMES[architecture]}, {place(hookpoint)}")
         for axes in grid[-1]:
             axes.set_xlabel("mean F1 of the bin")
-        names = [name for name in REGISTRY if name in spec.labels]
+        names = binarisers_of(spec)
         style.finish(figure, [style.handle(name, spec.labels[name], spec.style) for name in names], _note(points), spec.style)
         style.save(figure, points, output)
 
@@ -65,7 +64,7 @@ def _panel(axes: Axes, here: pd.DataFrame, column: str, spec: FigureSpec) -> Non
     axes.axhline(0, color="#B0B0B0", linewidth=0.7)
     if not len(here):
         axes.text(0.5, 0.5, "no latent could be scored", transform=axes.transAxes, ha="center", color=style.GREY)
-    for name in (name for name in REGISTRY if name in spec.labels):
+    for name in binarisers_of(spec):
         mine = here[here["binariser"] == name].sort_values("f1")
         errors = np.abs(np.stack([mine[column] - mine[f"{column}_low"], mine[f"{column}_high"] - mine[column]]))
         look = {**style.mark(name, spec.style).line, "markersize": 2.5, "linewidth": 0.7}
