@@ -1,6 +1,7 @@
 """Sparse probing: how well a few latents, or a few dimensions, tell a document's label (the figure 21, *ours*)."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from bsc.paths import ARCHITECTURES
 from bsc.stages import FigureSpec, coders_of
 
 MEAN = "mean over labels"
-_RAW = {"color": style.GREY, "marker": ".", "linestyle": ":"}
+_RAW: dict[str, Any] = {"color": style.GREY, "marker": ".", "linestyle": ":"}
 _POOLINGS = ("max", "mean")
 
 
