@@ -117,8 +117,6 @@ class Bench:
         """Start a Slurm, where none is configured."""
         for link in self.links:  # the jobs of snakemake-executor-plugin-slurm forget SLURM_CONF
             link.parent.mkdir(exist_ok=True)
-            if link.is_symlink() and not link.exists():
-                link.unlink()  # of a run that was killed
             link.symlink_to(self.state / link.name)
         ports = {**os.environ, "BASE_PORT": "26817"}  # beside the tests' own
         subprocess.run([RECIPE / "up.sh", self.state], env=ports, check=True, stdout=subprocess.DEVNULL)
