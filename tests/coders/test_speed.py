@@ -12,7 +12,7 @@ from bsc.coders.select import top_k
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.compiled]
 
 
 @pytest.fixture
