@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from bsc.coders.binarisers.registry import REGISTRY
+from bsc.coders.binarisers.registry import REGISTRY, VARIANT
 
 ARCHITECTURES = ("sae", "transcoder", "skip-transcoder")
 SPLITS = ("train", "evaluation", "interpretation")
@@ -39,7 +39,7 @@ CONSTRAINTS = {
     "model": NAME.pattern,
     "hookpoint": rf"layers\.\d+\.mlp|{JOINT}",
     "architecture": _any(ARCHITECTURES),
-    "binariser": _any(REGISTRY),
+    "binariser": f"(?:{_any(REGISTRY)})(?:{VARIANT})?",
     "k": r"[1-9]\d*",
     "seed": r"\d+",
     "split": _any(SPLITS),

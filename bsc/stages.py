@@ -6,13 +6,14 @@ then retrains nothing) and is still rerun when what made that input has changed.
 """
 
 import functools
+import itertools
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from bsc.coders.binarisers.registry import REGISTRY
+from bsc.coders.binarisers.registry import REGISTRY, in_order, kind_of
 from bsc.config import Config
 from bsc.figures.registry import FIGURES
 from bsc.paths import JOINT, CoderId
@@ -81,8 +82,20 @@ class ActivationsSpec(_Spec):
     dtype: str
 
 
+class FrequencySpec(_Spec):
+    """What training does against latents that fire on more than `cap` of the tokens; see `config.Frequency`."""
+
+    control: Literal["penalty", "bias"]
+    cap: float
+    strength: float
+    memory_tokens: int
+
+
 class CoderSpec(_Spec):
-    """One coder and how it is trained. width: d; latents: M; options: the binariser's own."""
+    """One coder and how it is trained. width: d; latents: M; options: the binariser's own.
+
+    learning_rate: None where a sweep's choice says it. frequency: None where nothing is done.
+    """
 
     width: int
     latents: int
@@ -94,12 +107,13 @@ class CoderSpec(_Spec):
     tokens: int
     batch_tokens: int
     optimiser: Literal["adam", "signum"]
-    learning_rate: float
+    learning_rate: float | None
     warmup_steps: int
     auxk: bool
     multi_topk: bool
     dead_after_tokens: int
     dtype: str
+    frequency: FrequencySpec | None = Field(default=None, exclude_if=lambda frequency: frequency is None)
 
 
 class EvaluationSpec(_Spec):
@@ -279,7 +293,7 @@ class Plan:
             latents=latents,
             k=coder.k,
             architecture=coder.architecture,  # type: ignore[arg-type]
-            binariser=coder.binariser,
+            binariser=kind_of(coder.binariser),
             options=options,
             seed=coder.seed,
             learning_rate=rate or learning_rate(training.optimiser, latents, continuous=entry.continuous),
@@ -380,6 +394,15 @@ class Plan:
         )
         return _stage(spec, modules, self.explanations(coder, variant))
 
+    @functools.cached_property
+    def _places(self) -> dict[str, dict[str, int]]:
+        """`places` of the grid's variants among colours and markers: those that no binariser of the grid has."""
+        names = in_order(coder.binariser for coder in self.config.coder_ids)
+        taken = {list(REGISTRY).index(name) for name in names if name in REGISTRY}
+        free = (place for place in itertools.count() if place not in taken)
+        places = {name: next(free) for name in names if name not in REGISTRY}
+        return {"places": places} if places else {}
+
     def figure_coders(self, name: str) -> list[CoderId]:
         """The coders that a figure or table shows."""
         return FIGURES[name].select(self.config.coder_ids)
@@ -390,9 +413,9 @@ class Plan:
         spec = FigureSpec(
             name=name,
             coders=coder_blocks(coders + (self.joint_coders if FIGURES[name].joint else [])),
-            labels={key: REGISTRY[key].label for key in REGISTRY if any(coder.binariser == key for coder in coders)},
+            labels={name: REGISTRY[name].label for name in in_order(coder.binariser for coder in coders)},
             variants=sorted({variant for coder in coders for variant in self.variants(coder)}),
-            style=self.config.figures.model_dump(),
+            style=self.config.figures.model_dump() | self._places,
         )
         return _stage(spec, (FIGURES[name].module,))
 
