@@ -120,3 +120,21 @@ def test_joint_coders_are_those_at_every_hookpoint(smoke: Config) -> None:
 
 def test_blocks_say_the_same_coders_in_fewer_words(smoke: Config) -> None:
     assert sorted(coders_of(coder_blocks(smoke.coder_ids))) == smoke.coder_ids
+
+
+def test_a_variant_is_a_coder_of_its_binariser_and_stale_by_itself(smoke: Config) -> None:
+    def planned(strength: float) -> Plan:
+        held = {"frequency": {"control": "bias", "strength": strength}}
+        added = {"architectures": ["sae"], "binarisers": ["topk", "topk.held"], "k": [16]}
+        coders = [*smoke.model_dump()["coders"], added]
+        return Plan(Config.model_validate({**smoke.model_dump(), "binarisers": {"topk.held": held}, "coders": coders}))
+
+    before, after = planned(0.1), planned(0.2)
+    plain, held = (CoderId("smollm2-135m-instruct", "layers.0.mlp", "sae", name, 16, 1) for name in ("topk", "topk.held"))
+    assert before.coder(held).spec.binariser == before.coder(plain).spec.binariser == "topk"
+    assert before.coder(plain).digest == after.coder(plain).digest
+    assert before.coder(held).digest != after.coder(held).digest
+    figure = before.figure("fig7").spec
+    assert figure.labels["topk.held"] == "TopK, held"
+    assert figure.style["places"] == {"topk.held": 1}
+    assert "places" not in Plan(smoke).figure("fig7").spec.style
