@@ -178,6 +178,22 @@ def _check_binarisers(names: Iterable[str]) -> None:
             )
 
 
+class Tune(_Strict):
+    """A sweep of the learning rate for each binariser that is given none: `rates`, each tried on `tokens` tokens.
+
+    It is done at each architecture's first hookpoint of the grid, largest k and first seed, and holds for its other coders.
+    """
+
+    rates: Annotated[list[Rate], Field(min_length=2)]
+    tokens: Positive
+
+    @field_validator("rates")
+    @classmethod
+    def _different(cls, rates: list[float]) -> list[float]:
+        _unique("rates", [f"{rate:g}" for rate in rates])
+        return rates
+
+
 class Coders(_Strict):
     """One block of the grid: every combination of its lists. `models` and `hookpoints` default to all there are."""
 
@@ -254,6 +270,7 @@ class Config(_Strict):
     activations: Activations = Activations()
     training: Training
     binarisers: dict[str, Any] = {}
+    tune: Tune | None = None
     coders: Annotated[list[Coders], Field(min_length=1)]
     evaluation: Evaluation = Evaluation()
     autointerp: Autointerp = Autointerp()
@@ -301,6 +318,12 @@ class Config(_Strict):
                         for k in block.k:
                             for seed in block.seeds:
                                 yield CoderId(name, hookpoint, architecture, binariser, k, seed)
+
+    def tuned(self, coder: CoderId) -> bool:
+        """Whether a sweep chooses the learning rate of a coder."""
+        rate = self.settings(coder.binariser)["learning_rate"]
+        given = rate.get(coder.architecture) if isinstance(rate, dict) else rate
+        return self.tune is not None and given is None
 
     def latents(self, model: str) -> int:
         """M, the number of latents of each of a model's coders."""
@@ -369,6 +392,13 @@ def _faults_of_amounts(config: Config) -> Iterator[Fault]:
             ("training", "warmup_steps"),
             f"training has {steps} steps in all (`tokens` / `batch_tokens`), no more than the warm-up",
         )
+    if config.tune is not None:
+        steps = config.tune.tokens // training.batch_tokens
+        if steps <= training.warmup_steps:
+            yield (
+                ("tune", "tokens"),
+                f"a trial has {steps} steps in all (`tokens` / `training.batch_tokens`), no more than the warm-up",
+            )
     held = splits.evaluation.contexts
     if config.evaluation.sequences > held:
         yield (

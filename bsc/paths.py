@@ -18,6 +18,8 @@ TOKENS = "tokens/{model}"
 SHARD = "activations/{model}/{split}/shard{shard}/{hookpoint}.safetensors"
 INDEX = "activations/{model}/{split}/{hookpoint}.json"
 CODERS = f"coders/{CODER}"
+CHOICE = f"tuning/{CODER}"
+TRIAL = f"{CHOICE}/rate{{rate}}"
 BASELINE = "evaluation/{model}/baseline"
 REFERENCES = "evaluation/{model}/{hookpoint}/references"
 EVALUATION = f"evaluation/{CODER}"
@@ -42,6 +44,7 @@ CONSTRAINTS = {
     "binariser": f"(?:{_any(REGISTRY)})(?:{VARIANT})?",
     "k": r"[1-9]\d*",
     "seed": r"\d+",
+    "rate": r"\d[\d.e+-]*",
     "split": _any(SPLITS),
     "shard": r"\d+",
     "variant": _any(VARIANTS),

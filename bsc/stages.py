@@ -116,6 +116,12 @@ class CoderSpec(_Spec):
     frequency: FrequencySpec | None = Field(default=None, exclude_if=lambda frequency: frequency is None)
 
 
+class ChoiceSpec(_Spec):
+    """Which trial of a sweep is taken. name: of the coders that it is for, in words."""
+
+    name: str
+
+
 class EvaluationSpec(_Spec):
     """Evaluation with coders (or zeros, or means) in the place of `hookpoints`, on the first `sequences` contexts."""
 
@@ -224,6 +230,7 @@ class Plan:
         self.tokens = functools.cache(self._tokens)
         self.stored = functools.cache(self._stored)
         self.coder = functools.cache(self._coder)
+        self.choice = functools.cache(self._choice)
         self.evaluation = functools.cache(self._evaluation)
         self.latents = functools.cache(self._latents)
         self.explanations = functools.cache(self._explanations)
@@ -281,14 +288,55 @@ class Plan:
         return _stage(stage.spec, code, self.tokens(name), without=("hookpoints", "first", "contexts"))
 
     def _coder(self, coder: CoderId) -> Stage:
+        """A coder, whose learning rate is the config's or, where it is tuned, what the sweep chooses."""
+        upstream = [self.stored(coder.model, "train")]
+        if self.config.tuned(coder):
+            upstream.append(self.choice(self.sweep(coder)))
+        return _stage(self._coder_spec(coder), ("bsc.training.train", REGISTRY[coder.binariser].module), *upstream)
+
+    @property
+    def rates(self) -> list[str]:
+        """The learning rates of a sweep, as they stand in paths; none where nothing is tuned."""
+        return [f"{rate:g}" for rate in self.config.tune.rates] if self.config.tune else []
+
+    def sweep(self, coder: CoderId) -> CoderId:
+        """The coder whose sweep chooses the learning rate of `coder`: of its kind, but for hookpoint, k and seed."""
+        order = self.config.models[coder.model].hookpoints.index
+        alike = [
+            other
+            for other in self.config.coder_ids
+            if (other.model, other.architecture, other.binariser) == (coder.model, coder.architecture, coder.binariser)
+        ]
+        return min(alike, key=lambda other: (order(other.hookpoint), -other.k, other.seed))
+
+    @property
+    def sweeps(self) -> list[CoderId]:
+        """The coders that sweeps are made with."""
+        return sorted({self.sweep(coder) for coder in self.config.coder_ids if self.config.tuned(coder)})
+
+    def trial(self, coder: CoderId, rate: str) -> Stage:
+        """One learning rate of a sweep."""
+        tune = self.config.tune
+        if tune is None or rate not in self.rates:
+            raise ValueError(f"there is no sweep with rate {rate}")
+        spec = self._coder_spec(coder).model_copy(update={"learning_rate": float(rate), "tokens": tune.tokens})
+        stores = [self.stored(coder.model, split) for split in ("train", "interpretation")]
+        return _stage(spec, ("bsc.tuning.trial", REGISTRY[coder.binariser].module), *stores)
+
+    def _choice(self, coder: CoderId) -> Stage:
+        """What a sweep chooses."""
+        trials = [self.trial(coder, rate) for rate in self.rates]
+        return _stage(ChoiceSpec(name=f"{coder.architecture} {coder.binariser}"), ("bsc.tuning.choose",), *trials)
+
+    def _coder_spec(self, coder: CoderId) -> CoderSpec:
         training = self.config.training
         options = self.config.settings(coder.binariser)
-        rate = options.pop("learning_rate")
+        rate, frequency = options.pop("learning_rate"), options.pop("frequency", None)
         if isinstance(rate, dict):
             rate = rate.get(coder.architecture)
         latents = self.config.latents(coder.model)
-        entry = REGISTRY[coder.binariser]
-        spec = CoderSpec(
+        by_rule = learning_rate(training.optimiser, latents, continuous=REGISTRY[coder.binariser].continuous)
+        return CoderSpec(
             width=self.config.models[coder.model].width,
             latents=latents,
             k=coder.k,
@@ -296,10 +344,10 @@ class Plan:
             binariser=kind_of(coder.binariser),
             options=options,
             seed=coder.seed,
-            learning_rate=rate or learning_rate(training.optimiser, latents, continuous=entry.continuous),
+            learning_rate=None if self.config.tuned(coder) else rate or by_rule,
+            frequency=frequency,
             **training.model_dump(exclude={"expansion"}),
         )
-        return _stage(spec, ("bsc.training.train", entry.module), self.stored(coder.model, "train"))
 
     def _evaluation_spec(self, name: str, hookpoints: list[str]) -> EvaluationSpec:
         evaluation = self.config.evaluation.model_dump()
@@ -404,8 +452,8 @@ class Plan:
         return {"places": places} if places else {}
 
     def figure_coders(self, name: str) -> list[CoderId]:
-        """The coders that a figure or table shows."""
-        return FIGURES[name].select(self.config.coder_ids)
+        """The coders that a figure or table shows: of the grid, or those that sweeps were made with."""
+        return FIGURES[name].select(self.sweeps if "choice" in FIGURES[name].needs else self.config.coder_ids)
 
     def figure(self, name: str) -> Stage:
         """A figure or a table."""
