@@ -76,14 +76,14 @@ STAGES: dict[str, Stage] = {
     ),
     "trial": Stage(
         "try a learning rate of a sweep",
-        "bsc.tuning.trial:trial",
+        "bsc.training.trial:trial",
         "CoderSpec",
         (_ACTIVATIONS, Input("held-out", "index of the activations that the trial is judged on", "held_out")),
         checkpoints=True,
     ),
     "choose": Stage(
         "choose the learning rate of a sweep",
-        "bsc.tuning.choose:choose",
+        "bsc.training.choose:choose",
         "ChoiceSpec",
         (Input("trials", "trial folders, as `bsc trial` wrote them", many=True),),
     ),

@@ -321,12 +321,12 @@ class Plan:
             raise ValueError(f"there is no sweep with rate {rate}")
         spec = self._coder_spec(coder).model_copy(update={"learning_rate": float(rate), "tokens": tune.tokens})
         stores = [self.stored(coder.model, split) for split in ("train", "interpretation")]
-        return _stage(spec, ("bsc.tuning.trial", REGISTRY[coder.binariser].module), *stores)
+        return _stage(spec, ("bsc.training.trial", REGISTRY[coder.binariser].module), *stores)
 
     def _choice(self, coder: CoderId) -> Stage:
         """What a sweep chooses."""
         trials = [self.trial(coder, rate) for rate in self.rates]
-        return _stage(ChoiceSpec(name=f"{coder.architecture} {coder.binariser}"), ("bsc.tuning.choose",), *trials)
+        return _stage(ChoiceSpec(name=f"{coder.architecture} {coder.binariser}"), ("bsc.training.choose",), *trials)
 
     def _coder_spec(self, coder: CoderId) -> CoderSpec:
         training = self.config.training

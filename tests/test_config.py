@@ -28,7 +28,7 @@ def write(folder: Path, **changes: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["config", "smoke", "paper"])
+@pytest.mark.parametrize("name", ["config", "smoke", "paper", "frequency"])
 def test_shipped_configs_are_whole(name: str) -> None:
     assert load([CONFIGS / f"{name}.yaml"]).coder_ids
 
@@ -66,6 +66,9 @@ FAULTS = [
     ({"autointerp__window": 31}, "autointerp.window", "does not divide"),
     ({"activations__shard_tokens": 100}, "activations.shard_tokens", "no multiple"),
     ({"training__warmup_steps": 1000}, "training.warmup_steps", "no more than the warm-up"),
+    ({"tune": {"rates": [0.1], "tokens": 10_240}}, "tune.rates", "at least 2"),
+    ({"tune": {"rates": [0.1, 0.10], "tokens": 10_240}}, "tune.rates", "twice"),
+    ({"tune": {"rates": [0.1, 0.2], "tokens": 1_024}}, "tune.tokens", "no more than the warm-up"),
     ({"training__multi_topk": True}, "training.multi_topk", "continuous"),
     ({"binarisers": {"hybrid": {"continuous": 1.0}}}, "binarisers.hybrid.continuous", "less than 1"),
     ({"coders__0__binarisers": ["hybrid"], "coders__0__k": [1]}, "coders.0.k", "needs 2 at least"),

@@ -138,3 +138,28 @@ def test_a_variant_is_a_coder_of_its_binariser_and_stale_by_itself(smoke: Config
     assert figure.labels["topk.held"] == "TopK, held"
     assert figure.style["places"] == {"topk.held": 1}
     assert "places" not in Plan(smoke).figure("fig7").spec.style
+
+
+def test_a_sweep_is_made_once_and_chooses_for_all_coders_without_a_rate(smoke: Config) -> None:
+    def planned(*rates: float, tokens: int = 5_120) -> Plan:
+        rate = {"learning_rate": {"skip-transcoder": 0.1}}
+        added = {"tune": {"rates": rates, "tokens": tokens}, "binarisers": {"topk": rate}}
+        return Plan(Config.model_validate({**smoke.model_dump(), **added}))
+
+    plan, wider, longer = planned(0.01, 2e-5), planned(0.01, 2e-5, 0.1), planned(0.01, 2e-5, tokens=6_144)
+    tuned = [coder for coder in smoke.coder_ids if coder.binariser != "topk"]
+    assert {coder.binariser for coder in plan.sweeps} == {"gumbel", "binary-topk"}
+    assert {coder.hookpoint for coder in plan.sweeps} == {"layers.0.mlp"}
+    assert len(plan.sweeps) == 2
+    for coder in smoke.coder_ids:
+        spec, before = plan.coder(coder).spec, Plan(smoke).coder(coder).spec
+        assert spec == before.model_copy(update={"learning_rate": None if coder in tuned else 0.1})
+        for other in (wider, longer):
+            assert (plan.coder(coder).digest != other.coder(coder).digest) == (coder in tuned)
+    assert plan.rates == ["0.01", "2e-05"]
+    sweep = plan.sweep(CODER)
+    trial = plan.trial(sweep, "2e-05")
+    assert trial.digest == wider.trial(sweep, "2e-05").digest != longer.trial(sweep, "2e-05").digest
+    assert (trial.spec.learning_rate, trial.spec.tokens) == (2e-5, 5_120)
+    assert plan.figure_coders("learning-rates") == plan.sweeps
+    assert not Plan(smoke).figure_coders("learning-rates")

@@ -64,5 +64,5 @@ def _note(points: pd.DataFrame, table: pd.DataFrame) -> str:
     line = " Dotted: the share of TopK." if (points["binariser"] == "topk").any() else ""
     return (
         f"k\u00a0=\u00a0{ks}; n\u00a0=\u00a0{int(table['sequences'].max()):,} sequences, "
-        f"{int(table['tokens'].max()):,} tokens. Bars: {bars}. Shares are counted on the same tokens; one point a setting.{line}"
+        f"{int(table['tokens'].max()):,} tokens. Bars: {bars}. Shares are of the same tokens; one point a setting.{line}"
     )

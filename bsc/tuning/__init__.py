@@ -1,1 +1,0 @@
-"""Sweeps of the learning rate: trials on a small budget, and the choice between them."""
