@@ -2,36 +2,26 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from made_up_results import figure_spec, grid
+from made_up_results import figure_spec, grid, write_choice
 
-from bsc import paths
 from bsc.errors import UserError
 from bsc.figures.draw import draw
-from bsc.io import write_json
 
-FOUND = {0.001: 0.5, 0.01: 0.25, 0.1: None}
-
-
-@pytest.fixture
-def results(tmp_path: Path) -> Path:
-    for coder in grid(ks=(32,), seeds=(1,), binarisers=("topk", "gumbel")):
-        curve = [{"learning_rate": rate, "fvu": fvu} for rate, fvu in FOUND.items()]
-        at_edge = coder.binariser == "gumbel"
-        choice = {"learning_rate": 0.001 if at_edge else 0.01, "at_edge": at_edge, "curve": curve}
-        write_json(tmp_path / coder.at(paths.CHOICE) / "choice.json", choice)
-    return tmp_path
+CODERS = grid(ks=(32,), seeds=(1,), binarisers=("topk", "gumbel"))
 
 
-def test_curves_with_what_was_chosen(results: Path) -> None:
-    draw(figure_spec("learning-rates", grid(ks=(32,), seeds=(1,), binarisers=("topk", "gumbel"))), results, results / "figure")
-    table = pd.read_csv(results / "figure.csv")
-    for name, chosen in (("topk", 0.01), ("gumbel", 0.001)):
+def test_curves_with_what_was_chosen(tmp_path: Path) -> None:
+    for coder in CODERS:
+        write_choice(tmp_path, coder, at_edge=coder.binariser == "gumbel")
+    draw(figure_spec("learning-rates", CODERS), tmp_path, tmp_path / "figure")
+    table = pd.read_csv(tmp_path / "figure.csv")
+    for name, chosen, lowest in (("topk", 0.01, 0.5), ("gumbel", 0.001, 0.2)):
         rows = table[table["binariser"] == name].set_index("learning_rate")
-        assert rows["fvu"].dropna().to_dict() == {0.001: 0.5, 0.01: 0.25}
+        assert rows["fvu"].dropna().to_dict() == {0.001: lowest, 0.01: 0.25}
         assert list(rows.index[rows["chosen"]]) == [chosen]
         assert rows["at_edge"].any() == (name == "gumbel")
-    assert (results / "figure.pdf").exists()
-    assert (results / "figure.png").exists()
+    assert (tmp_path / "figure.pdf").exists()
+    assert (tmp_path / "figure.png").exists()
 
 
 def test_without_a_sweep_there_is_nothing_to_show(tmp_path: Path) -> None:
