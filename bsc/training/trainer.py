@@ -83,16 +83,13 @@ class Trainer:
         """The whole state after the steps whose log was fetched, on the CPU or where it lies."""
         parts: dict[str, Mapping[str, Tensor]] = {"coder": self.coder.state_dict(), "optimiser": self._optimiser.tensors()}
         state = {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
-        rates = {} if self._frequencies is None else {"frequencies": self._frequencies.rates}
-        return (
-            state
-            | rates
-            | {
-                "silence": self._silence.tokens,
-                "generator": self._generator.get_state(),
-                "log": self.log.tensor(),
-            }
-        )
+        if self._frequencies is not None:
+            state["frequencies"] = self._frequencies.rates
+        return state | {
+            "silence": self._silence.tokens,
+            "generator": self._generator.get_state(),
+            "log": self.log.tensor(),
+        }
 
     def load(self, step: int, tensors: Mapping[str, Tensor]) -> None:
         """Go on from what `tensors` gave after `step` steps."""
