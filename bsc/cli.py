@@ -25,7 +25,8 @@ CHECKPOINT_VARIABLE = "BSC_CHECKPOINT_SECONDS"
 class Stage:
     """A stage as a command. code: `module:function`; spec: its model in `bsc.stages`; inputs: its flags, with their help.
 
-    An input's flag is its name; `parameter` is what the function calls it, `many` that it takes several paths.
+    An input's flag is its name; `parameter` is what the function calls it, `many` that it takes several paths, `optional`
+    that it may be left out. checkpoints: it saves its state, so it takes --checkpoint-seconds.
     """
 
     help: str
@@ -33,6 +34,7 @@ class Stage:
     spec: str
     inputs: tuple["Input", ...] = ()
     output: str = "folder to write"
+    checkpoints: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,12 @@ class Input:
     help: str
     parameter: str = ""
     many: bool = False
+    optional: bool = False
+
+    @property
+    def name(self) -> str:
+        """What argparse calls it."""
+        return self.flag.replace("-", "_")
 
 
 _MODEL = Input("model", "model folder, as `bsc model` wrote it")
@@ -60,7 +68,26 @@ STAGES: dict[str, Stage] = {
         "ActivationsSpec",
         (_MODEL, _TOKENS),
     ),
-    "train": Stage("train one coder", "bsc.training.train:train", "CoderSpec", (_ACTIVATIONS,)),
+    "train": Stage(
+        "train one coder",
+        "bsc.training.train:train",
+        "CoderSpec",
+        (_ACTIVATIONS, Input("choice", "the choice of a sweep (JSON), as `bsc choose` wrote it", optional=True)),
+        checkpoints=True,
+    ),
+    "trial": Stage(
+        "try a learning rate of a sweep",
+        "bsc.training.trial:trial",
+        "CoderSpec",
+        (_ACTIVATIONS, Input("held-out", "index of the activations that the trial is judged on", "held_out")),
+        checkpoints=True,
+    ),
+    "choose": Stage(
+        "choose the learning rate of a sweep",
+        "bsc.training.choose:choose",
+        "ChoiceSpec",
+        (Input("trials", "trial folders, as `bsc trial` wrote them", many=True),),
+    ),
     "baseline": Stage(
         "cross-entropy of the unspliced model", "bsc.evaluation.baseline:baseline", "EvaluationSpec", (_MODEL, _TOKENS)
     ),
@@ -113,12 +140,12 @@ def parser() -> argparse.ArgumentParser:
         command = _command(commands, name, stage.help)
         command.add_argument("--spec", required=True, metavar="JSON", help=f"what to do: the fields of bsc.stages.{stage.spec}")
         for item in stage.inputs:
-            command.add_argument(
-                f"--{item.flag}", required=True, type=Path, metavar="PATH", help=item.help, nargs="+" if item.many else None
-            )
+            many = "+" if item.many else None
+            needed = not item.optional
+            command.add_argument(f"--{item.flag}", required=needed, type=Path, metavar="PATH", help=item.help, nargs=many)
         command.add_argument("--output", required=True, type=Path, metavar="PATH", help=stage.output)
         command.add_argument("--log", type=Path, metavar="PATH", help="file that gets what is reported, beside the terminal")
-        if name == "train":
+        if stage.checkpoints:
             command.add_argument(
                 "--checkpoint-seconds",
                 type=float,
@@ -193,8 +220,8 @@ def _run_stage(arguments: argparse.Namespace) -> None:
         spec = getattr(bsc.stages, stage.spec).model_validate_json(arguments.spec)
     except ValidationError as error:
         raise UserError(f"not a {stage.spec}: {error}", where="--spec", fix="copy the rule's shell line whole") from error
-    inputs = {item.parameter or item.flag: getattr(arguments, item.flag) for item in stage.inputs}
-    if arguments.stage == "train":
+    inputs = {item.parameter or item.flag: getattr(arguments, item.name) for item in stage.inputs}
+    if stage.checkpoints:
         inputs["checkpoint_seconds"] = arguments.checkpoint_seconds
     _load(stage.code)(spec, **inputs, output=arguments.output)
 

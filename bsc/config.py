@@ -6,7 +6,7 @@ between keys, and raises one UserError that lists all faults with file, line, ke
 
 import difflib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
-from bsc.coders.binarisers.registry import REGISTRY, Entry
+from bsc.coders.binarisers import registry
+from bsc.coders.binarisers.registry import REGISTRY, Entry, is_binariser, kind_of
 from bsc.errors import UserError
 from bsc.paths import ARCHITECTURES, NAME, CoderId, layer
 
@@ -135,20 +136,62 @@ class Training(_Strict):
     dtype: Dtype = "auto"
 
 
+class Frequency(_Strict):
+    """What training does against latents that fire on more than `cap` of the tokens (*ours*).
+
+    control `penalty`: the loss gets `strength` times Σ_i relu(r_i - cap)·mean z_i. `bias`: each step lowers the bias of the
+    latents over the cap by `strength`, and raises the others' again, up to 0. r_i is the mean over the last `memory_tokens`.
+    """
+
+    control: Literal["penalty", "bias"]
+    cap: Share = 0.1
+    strength: Rate
+    memory_tokens: Positive = 65_536
+
+
 def _option(default: Any) -> tuple[Any, Any]:
     if isinstance(default, tuple):
         return Literal[default], default[0]
+    if isinstance(default, registry.Share):
+        return Annotated[float, Field(gt=0, lt=1)], float(default)
     return Annotated[type(default), Field(gt=0)], default
 
 
 def _settings_model(key: str, entry: Entry) -> type[BaseModel]:
     fields: dict[str, Any] = {name: _option(default) for name, default in entry.options.items()}
     rate = Rate | dict[Architecture, Rate] | None
-    return create_model(f"Settings[{key}]", __base__=_Strict, learning_rate=(rate, None), **fields)
+    own: dict[str, Any] = {"learning_rate": (rate, None), "frequency": (Frequency | None, None)}
+    return create_model(f"Settings[{key}]", __base__=_Strict, **own, **fields)
 
 
 SETTINGS: dict[str, type[BaseModel]] = {key: _settings_model(key, entry) for key, entry in REGISTRY.items()}
-"""The model of `binarisers.KEY` for each binariser: `learning_rate`, and the options that its registry line names."""
+"""The model of `binarisers.KEY` for each binariser: `learning_rate`, `frequency`, and the options of its registry line."""
+
+
+def _check_binarisers(names: Iterable[str]) -> None:
+    for name in names:
+        if kind_of(name) not in REGISTRY:
+            raise ValueError(f"`{name}` is no binariser{_nearest(name, REGISTRY)}; there are {', '.join(REGISTRY)}")
+        if not is_binariser(name):
+            raise ValueError(
+                f"`{name}` is no name of a variant: after `{kind_of(name)}.` come small letters, digits and underscores"
+            )
+
+
+class Tune(_Strict):
+    """A sweep of the learning rate for each binariser that is given none: `rates`, each tried on `tokens` tokens.
+
+    It is done at each architecture's first hookpoint of the grid, largest k and first seed, and holds for its other coders.
+    """
+
+    rates: Annotated[list[Rate], Field(min_length=2)]
+    tokens: Positive
+
+    @field_validator("rates")
+    @classmethod
+    def _different(cls, rates: list[float]) -> list[float]:
+        _unique("rates", [f"{rate:g}" for rate in rates])
+        return rates
 
 
 class Coders(_Strict):
@@ -164,9 +207,7 @@ class Coders(_Strict):
     @field_validator("binarisers")
     @classmethod
     def _known(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if name not in REGISTRY:
-                raise ValueError(f"`{name}` is no binariser{_nearest(name, REGISTRY)}; there are {', '.join(REGISTRY)}")
+        _check_binarisers(names)
         return names
 
 
@@ -229,6 +270,7 @@ class Config(_Strict):
     activations: Activations = Activations()
     training: Training
     binarisers: dict[str, Any] = {}
+    tune: Tune | None = None
     coders: Annotated[list[Coders], Field(min_length=1)]
     evaluation: Evaluation = Evaluation()
     autointerp: Autointerp = Autointerp()
@@ -249,14 +291,19 @@ class Config(_Strict):
     @field_validator("binarisers")
     @classmethod
     def _settings(cls, raw: dict[str, Any]) -> dict[str, Any]:
-        for name in raw:
-            if name not in REGISTRY:
-                raise ValueError(f"`{name}` is no binariser{_nearest(name, REGISTRY)}; there are {', '.join(REGISTRY)}")
+        _check_binarisers(raw)
         return raw
 
     def settings(self, binariser: str) -> dict[str, Any]:
-        """The options of a binariser with their defaults filled in, and its `learning_rate` (None: by the rule)."""
-        return SETTINGS[binariser].model_validate(self.binarisers.get(binariser) or {}).model_dump()
+        """The options of a binariser with their defaults filled in, its `learning_rate` and, where it has one, `frequency`.
+
+        A variant has the settings of its binariser, but for those that it names itself.
+        """
+        merged = {
+            key: value for name in (kind_of(binariser), binariser) for key, value in (self.binarisers.get(name) or {}).items()
+        }
+        settings = SETTINGS[kind_of(binariser)].model_validate(merged).model_dump()
+        return settings if settings["frequency"] else {key: value for key, value in settings.items() if key != "frequency"}
 
     @functools.cached_property
     def coder_ids(self) -> list[CoderId]:
@@ -271,6 +318,12 @@ class Config(_Strict):
                         for k in block.k:
                             for seed in block.seeds:
                                 yield CoderId(name, hookpoint, architecture, binariser, k, seed)
+
+    def tuned(self, coder: CoderId) -> bool:
+        """Whether a sweep chooses the learning rate of a coder."""
+        rate = self.settings(coder.binariser)["learning_rate"]
+        given = rate.get(coder.architecture) if isinstance(rate, dict) else rate
+        return self.tune is not None and given is None
 
     def latents(self, model: str) -> int:
         """M, the number of latents of each of a model's coders."""
@@ -310,6 +363,8 @@ def _faults_of_grid(config: Config) -> Iterator[Fault]:
                 if k > latents:
                     yield (*at, "k"), f"k = {k} is more than the {latents} latents of `{name}` (expansion x width)"
                 for key in block.binarisers:
+                    if k < REGISTRY[key].smallest_k:
+                        yield (*at, "k"), f"k = {k} is too small for `{key}`: it needs {REGISTRY[key].smallest_k} at least"
                     if REGISTRY[key].grouped and latents % k:
                         yield (
                             (*at, "k"),
@@ -337,6 +392,13 @@ def _faults_of_amounts(config: Config) -> Iterator[Fault]:
             ("training", "warmup_steps"),
             f"training has {steps} steps in all (`tokens` / `batch_tokens`), no more than the warm-up",
         )
+    if config.tune is not None:
+        steps = config.tune.tokens // training.batch_tokens
+        if steps <= training.warmup_steps:
+            yield (
+                ("tune", "tokens"),
+                f"a trial has {steps} steps in all (`tokens` / `training.batch_tokens`), no more than the warm-up",
+            )
     held = splits.evaluation.contexts
     if config.evaluation.sequences > held:
         yield (
@@ -365,11 +427,27 @@ def _faults_of_amounts(config: Config) -> Iterator[Fault]:
 
 def _faults_of_settings(config: Config) -> Iterator[Fault]:
     for key, raw in config.binarisers.items():
+        model = SETTINGS[kind_of(key)]
         try:
-            SETTINGS[key].model_validate(raw or {})
+            model.model_validate(raw or {})
         except ValidationError as error:
-            for location, message in _faults_of_schema(error, SETTINGS[key]):
+            for location, message in _faults_of_schema(error, model):
                 yield ("binarisers", key, *location), message
+        else:
+            control = ((raw or {}).get("frequency") or {}).get("control")
+            if control == "bias" and not REGISTRY[key].ranked:
+                ranked = ", ".join(name for name, entry in REGISTRY.items() if entry.ranked)
+                yield (
+                    ("binarisers", key, "frequency"),
+                    f"`{key}` ranks no latents, so a bias has nothing to change: use `control: penalty`, or one of {ranked}",
+                )
+    for number, block in enumerate(config.coders):
+        for key in block.binarisers:
+            if key not in REGISTRY and key not in config.binarisers:
+                yield (
+                    ("coders", number, "binarisers"),
+                    f"`{key}` is not under `binarisers`{_nearest(key, config.binarisers)}: say there what is different in it",
+                )
     continuous = [key for block in config.coders for key in block.binarisers if not REGISTRY[key].continuous]
     if config.training.multi_topk and continuous:
         yield ("training", "multi_topk"), f"works with continuous binarisers only, and the grid has `{continuous[0]}`"

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from bsc.coders.binarisers.registry import REGISTRY
+from bsc.coders.binarisers.registry import REGISTRY, VARIANT
 
 ARCHITECTURES = ("sae", "transcoder", "skip-transcoder")
 SPLITS = ("train", "evaluation", "interpretation")
@@ -18,6 +18,8 @@ TOKENS = "tokens/{model}"
 SHARD = "activations/{model}/{split}/shard{shard}/{hookpoint}.safetensors"
 INDEX = "activations/{model}/{split}/{hookpoint}.json"
 CODERS = f"coders/{CODER}"
+CHOICE = f"tuning/{CODER}"
+TRIAL = f"{CHOICE}/rate{{rate}}"
 BASELINE = "evaluation/{model}/baseline"
 REFERENCES = "evaluation/{model}/{hookpoint}/references"
 EVALUATION = f"evaluation/{CODER}"
@@ -39,9 +41,10 @@ CONSTRAINTS = {
     "model": NAME.pattern,
     "hookpoint": rf"layers\.\d+\.mlp|{JOINT}",
     "architecture": _any(ARCHITECTURES),
-    "binariser": _any(REGISTRY),
+    "binariser": f"(?:{_any(REGISTRY)})(?:{VARIANT})?",
     "k": r"[1-9]\d*",
     "seed": r"\d+",
+    "rate": r"\d[\d.e+-]*",
     "split": _any(SPLITS),
     "shard": r"\d+",
     "variant": _any(VARIANTS),

@@ -6,7 +6,7 @@ from typing import Literal
 
 from bsc.paths import CoderId
 
-Need = Literal["evaluation", "references", "scores", "latents", "explanations"]
+Need = Literal["evaluation", "references", "scores", "latents", "explanations", "choice"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ FIGURES: dict[str, Figure] = {
     "fig5": Figure("bsc.figures.windows", ("scores", "explanations", "latents"), one_binary, shows="a `binary-topk` coder"),
     "fig7": Figure("bsc.figures.by_k", ("evaluation",), everything),
     "fig16": Figure("bsc.figures.frequencies", ("latents",), everything),
+    "frequency-control": Figure("bsc.figures.control", ("evaluation",), everything),
+    "learning-rates": Figure("bsc.figures.sweeps", ("choice",), everything, shows="`tune` to the config and a coder"),
     "table1": Figure("bsc.figures.tables", ("evaluation", "references", "scores"), everything, "table", True, True),
     "coders": Figure("bsc.figures.tables", ("evaluation", "references", "scores"), everything, "table", True),
 }

@@ -12,7 +12,7 @@ from bsc import paths
 from bsc.autointerp.explain import explain
 from bsc.autointerp.firings import FiringSorter
 from bsc.autointerp.score import score
-from bsc.coders.binarisers.registry import REGISTRY
+from bsc.coders.binarisers.registry import REGISTRY, in_order, kind_of
 from bsc.config import Figures
 from bsc.figures.registry import FIGURES
 from bsc.io import write_json, write_manifest, write_parquet, write_tensors, write_text
@@ -47,7 +47,7 @@ def figure_spec(name: str, coders: list[CoderId], variants: tuple[str, ...] = ("
     """The spec that the plan would make for these coders."""
     shown = FIGURES[name].select([coder for coder in coders if coder.hookpoint != JOINT])
     joint = [coder for coder in coders if coder.hookpoint == JOINT and FIGURES[name].joint]
-    labels = {key: REGISTRY[key].label for key in REGISTRY if any(coder.binariser == key for coder in shown)}
+    labels = {name: REGISTRY[name].label for name in in_order(coder.binariser for coder in shown)}
     return FigureSpec(
         name=name, coders=coder_blocks(shown + joint), labels=labels, variants=sorted(variants), style={**STYLE, **style}
     )
@@ -60,7 +60,7 @@ def band(value: float | None, width: float = 0.0) -> dict[str, float | None]:
 
 def metrics_of(coder: CoderId) -> dict[str, Any]:
     """What `bsc evaluate` writes of a coder; a function of the coder alone, so that tests can compute what is to be shown."""
-    rank = list(REGISTRY).index(coder.binariser)
+    rank = list(REGISTRY).index(kind_of(coder.binariser))
     depth = 1.0 if coder.hookpoint == JOINT else 0.05 * (1 + paths.layer(coder.hookpoint) / 30)
     rise = depth * (1 + 0.2 * rank) * (16 / coder.k) ** 0.4 + 0.002 * coder.seed
     metrics = {
@@ -118,7 +118,7 @@ def summary_of(coder: CoderId, variant: str, *, scored: bool = True) -> dict[str
 
 def counts_of(coder: CoderId) -> pd.DataFrame:
     """The counts of a latent cache: log-normal rates, some dead latents, and a surge above 10% in binary coders."""
-    generator = np.random.default_rng([coder.k, coder.seed, list(REGISTRY).index(coder.binariser)])
+    generator = np.random.default_rng([coder.k, coder.seed, list(REGISTRY).index(kind_of(coder.binariser))])
     rates = np.exp(generator.normal(np.log(coder.k / LATENTS / 3), 1.4, LATENTS))
     rates[: LATENTS // 20] = 0
     surge = 1 if REGISTRY[coder.binariser].continuous else 14 + coder.k // 4
@@ -237,3 +237,11 @@ def _write_cache(folder: Path, tokens: np.ndarray, generator: np.random.Generato
     sorter.write(folder / "latents.safetensors")
     facts = {"rows": tokens.size, "usable_rows": tokens.size - len(tokens), "context": CONTEXT, "latents": len(fires)}
     write_manifest(folder, ["latents.safetensors"], facts)
+
+
+def write_choice(results: Path, coder: CoderId, *, at_edge: bool = False) -> None:
+    """What `bsc choose` writes of a sweep: three rates, of which the highest diverged and the middle one is best."""
+    found = {0.001: 0.2 if at_edge else 0.5, 0.01: 0.25, 0.1: None}
+    curve = [{"learning_rate": rate, "fvu": fvu} for rate, fvu in found.items()]
+    choice = {"learning_rate": 0.001 if at_edge else 0.01, "at_edge": at_edge, "curve": curve}
+    write_json(results / coder.at(paths.CHOICE) / "choice.json", choice)

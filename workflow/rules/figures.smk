@@ -14,6 +14,8 @@ def figure_inputs(figure):
         found += [at(paths.EVALUATION, coder, file="metrics.json") for coder in everything]
     if "references" in needs:
         found += [at(paths.REFERENCES, model=m, hookpoint=h, file="metrics.json") for m, h in hookpoints]
+    if "choice" in needs:
+        found += [at(paths.CHOICE, coder, file="choice.json") for coder in coders]
     if "latents" in needs:
         found += [at(paths.LATENTS, coder, variant="trained", file="manifest.json") for coder in coders]
     if "explanations" in needs:
