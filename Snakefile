@@ -17,6 +17,7 @@ include: "workflow/rules/tuning.smk"
 include: "workflow/rules/coders.smk"
 include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/autointerp.smk"
+include: "workflow/rules/probing.smk"
 include: "workflow/rules/figures.smk"
 
 
@@ -25,6 +26,7 @@ rule all:
     default_target: True
     input:
         figure_files(),
+        at(paths.GALLERY),
         shard_files(),
         [
             at(paths.CODERS, coder, file=file)

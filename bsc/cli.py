@@ -56,6 +56,7 @@ class Input:
 _MODEL = Input("model", "model folder, as `bsc model` wrote it")
 _TOKENS = Input("tokens", "tokens folder, as `bsc tokens` wrote it")
 _BASELINE = Input("baseline", "baseline folder, as `bsc baseline` wrote it")
+_CODER = Input("coder", "coder folder, as `bsc train` wrote it")
 _LATENTS = Input("latents", "latents folder, as `bsc latents` wrote it")
 _ACTIVATIONS = Input("activations", "index of a hookpoint's activations (JSON), as `bsc index` wrote it", "index")
 
@@ -103,11 +104,29 @@ STAGES: dict[str, Stage] = {
         "EvaluationSpec",
         (_MODEL, _TOKENS, _BASELINE, Input("coders", "coder folders, one a hookpoint of the spec", many=True)),
     ),
+    "ablation": Stage(
+        "what the latents of a coder are worth: cross-entropy and FVU without them, in bins of F1",
+        "bsc.evaluation.ablation:ablate",
+        "AblationSpec",
+        (_MODEL, _TOKENS, _CODER, Input("scores", "scores folder, as `bsc score` wrote it")),
+    ),
+    "labelled": Stage(
+        "write the activations of labelled documents at every hookpoint",
+        "bsc.probing.documents:label_documents",
+        "LabelledSpec",
+        (_MODEL,),
+    ),
+    "probe": Stage(
+        "tell the labels of documents by single latents of a coder, and by single dimensions of what it reads",
+        "bsc.probing.probe:probe",
+        "ProbeSpec",
+        (Input("labelled", "labelled documents folder, as `bsc labelled` wrote it"), _CODER),
+    ),
     "latents": Stage(
         "cache where each latent of a coder fires",
         "bsc.autointerp.cache:cache_latents",
         "LatentsSpec",
-        (Input("coder", "coder folder, as `bsc train` wrote it"), _ACTIVATIONS),
+        (_CODER, _ACTIVATIONS),
     ),
     "explain": Stage(
         "explain latents from their windows", "bsc.autointerp.explain:explain", "ExplainSpec", (_LATENTS, _TOKENS, _MODEL)
@@ -124,6 +143,13 @@ STAGES: dict[str, Stage] = {
         "FigureSpec",
         (Input("results", "the results folder"),),
         "path to write, without its ending",
+    ),
+    "gallery": Stage(
+        "write the page of all figures, with captions and numbers",
+        "bsc.figures.gallery:gallery",
+        "GallerySpec",
+        (Input("results", "the results folder"), Input("captions", "folder of captions, NAME.rst")),
+        "page to write (HTML)",
     ),
 }
 
@@ -156,6 +182,7 @@ def parser() -> argparse.ArgumentParser:
         command.set_defaults(run=_run_stage, stage=name)
     _add_index(commands)
     _add_check(commands)
+    _add_claims(commands)
     _add_estimate(commands)
     _add_export(commands)
     top.set_defaults(log=None)
@@ -182,6 +209,14 @@ def _add_check(commands: Any) -> None:
         "config", type=Path, nargs="*", default=[Path("config/config.yaml")], help="YAML files (config/config.yaml)"
     )
     command.set_defaults(run=_run_check)
+
+
+def _add_claims(commands: Any) -> None:
+    command = _command(commands, "claims", "say which of the paper's findings hold in the results, with their intervals")
+    command.add_argument(
+        "config", type=Path, nargs="*", default=[Path("config/config.yaml")], help="YAML files (config/config.yaml)"
+    )
+    command.set_defaults(run=_run_claims)
 
 
 def _add_estimate(commands: Any) -> None:
@@ -232,6 +267,12 @@ def _run_index(arguments: argparse.Namespace) -> None:
 
 def _run_check(arguments: argparse.Namespace) -> None:
     from bsc.check import report
+
+    print(report(arguments.config))
+
+
+def _run_claims(arguments: argparse.Namespace) -> None:
+    from bsc.claims import report
 
     print(report(arguments.config))
 

@@ -108,10 +108,7 @@ class Corpus(_Strict):
 
     @model_validator(mode="after")
     def _source_is_whole(self) -> "Corpus":
-        needs = {"documentation": "packages", "files": "files", "hub": "dataset"}
-        for source, key in needs.items():
-            if (source == self.source) != bool(getattr(self, key)):
-                raise ValueError(f"`{key}` goes with `source: {source}`, and with no other")
+        _one_source(self)
         return self
 
 
@@ -251,6 +248,53 @@ class Autointerp(_Strict):
     seed: Seed = 0
 
 
+class Ablation(_Strict):
+    """Latents set to zero in bins of F1, of each kind of coder at one k, on the first sequences of the evaluation split."""
+
+    bins: Annotated[int, Field(ge=2)] = 200
+    sequences: Positive = 1_024
+    scorer: Literal["detection", "fuzzing"] = "fuzzing"
+
+
+class Probing(_Strict):
+    """Sparse probing of each kind of coder at one k: labelled text, and how many latents tell its labels."""
+
+    source: Literal["documentation", "files", "hub"]
+    packages: list[str] | None = None
+    labels: Literal["package", "kind"] = "package"
+    files: list[str] | None = None
+    dataset: str | None = None
+    subset: str | None = None
+    hub_split: str = "train"
+    revision: str | None = None
+    streaming: bool = True
+    text_column: str = "text"
+    label_column: str = "label"
+    documents: Annotated[int, Field(ge=16)] = 1_000
+    tokens: Annotated[int, Field(ge=16)] = 128
+    batch_documents: Positive = 16
+    counts: Annotated[list[Positive], Field(min_length=1)] = [1, 2, 5]
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    resamples: Annotated[int, Field(ge=100)] = 2_000
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _source_is_whole(self) -> "Probing":
+        _one_source(self)
+        if self.source == "documentation" and self.labels == "package" and len(self.packages or []) < 2:
+            raise ValueError("`labels: package` needs two packages or more to tell apart")
+        if sorted(set(self.counts)) != self.counts:
+            raise ValueError("`counts` must rise, each once")
+        return self
+
+
+def _one_source(text: Corpus | Probing) -> None:
+    needs = {"documentation": "packages", "files": "files", "hub": "dataset"}
+    for source, key in needs.items():
+        if (source == text.source) != bool(getattr(text, key)):
+            raise ValueError(f"`{key}` goes with `source: {source}`, and with no other")
+
+
 class Figures(_Strict):
     """How figures look; nothing here changes a number."""
 
@@ -274,6 +318,8 @@ class Config(_Strict):
     coders: Annotated[list[Coders], Field(min_length=1)]
     evaluation: Evaluation = Evaluation()
     autointerp: Autointerp = Autointerp()
+    ablation: Ablation | None = None
+    probing: Probing | None = None
     figures: Figures = Figures()
 
     @field_validator("models")
@@ -425,6 +471,33 @@ def _faults_of_amounts(config: Config) -> Iterator[Fault]:
             )
 
 
+def _faults_of_ablation(config: Config) -> Iterator[Fault]:
+    """Faults in what is ablated, seen with the splits and the scorers."""
+    if config.ablation is None:
+        return
+    held = config.corpus.splits.evaluation.contexts
+    if config.ablation.sequences > held:
+        yield (
+            ("ablation", "sequences"),
+            f"{config.ablation.sequences} sequences, and the evaluation split has {held} contexts",
+        )
+    if config.ablation.scorer not in config.autointerp.scorers:
+        yield ("ablation", "scorer"), f"`{config.ablation.scorer}` is not among `autointerp.scorers`: add it there"
+
+
+def _faults_of_probing(config: Config, root: Path) -> Iterator[Fault]:
+    """Faults in what is probed, seen with the models and the files."""
+    if config.probing is None:
+        return
+    for name, model in config.models.items():
+        latents = config.latents(name)
+        if config.probing.counts[-1] > min(latents, model.width):
+            yield ("probing", "counts"), f"{config.probing.counts[-1]} is more than `{name}` has of latents or dimensions"
+    for file in config.probing.files or []:
+        if not (root / file).is_file():
+            yield ("probing", "files"), f"there is no file {root / file}"
+
+
 def _faults_of_settings(config: Config) -> Iterator[Fault]:
     for key, raw in config.binarisers.items():
         model = SETTINGS[kind_of(key)]
@@ -459,11 +532,12 @@ def _faults_of_files(config: Config, root: Path) -> Iterator[Fault]:
         kind, _, rest = model.source.partition(":")
         if kind == "folder" and not (root / rest / "config.json").is_file():
             yield ("models", name, "source"), f"no model folder at {root / rest} (no config.json in it)"
-    for package in config.corpus.packages or []:
-        try:
-            version(package)
-        except PackageNotFoundError:
-            yield ("corpus", "packages"), f"`{package}` is not installed: pip install it, or take it out of the list"
+    for block, text in (("corpus", config.corpus), ("probing", config.probing)):
+        for package in (text and text.packages) or []:
+            try:
+                version(package)
+            except PackageNotFoundError:
+                yield (block, "packages"), f"`{package}` is not installed: pip install it, or take it out of the list"
     if config.corpus.source != "files":
         return
     sizes = []
@@ -571,6 +645,7 @@ def load(files: list[Path], merged: Mapping[str, Any] | None = None, *, root: Pa
         faults = list(_faults_of_schema(error, Config))
     else:
         faults = [*_faults_of_settings(config), *_faults_of_grid(config), *_faults_of_amounts(config)]
+        faults += [*_faults_of_ablation(config), *_faults_of_probing(config, root or Path.cwd())]
         faults += _faults_of_files(config, root or Path.cwd())
         if not faults:
             return config

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from bsc.coders.binarisers.registry import REGISTRY, in_order, kind_of
-from bsc.config import Config
+from bsc.config import Config, Probing
 from bsc.figures.registry import FIGURES
 from bsc.paths import JOINT, CoderId
 from bsc.spec import digest, dump, fingerprint
@@ -133,6 +133,46 @@ class EvaluationSpec(_Spec):
     dtype: str
 
 
+class AblationSpec(_Spec):
+    """Ablation of a coder's latents in bins of F1. evaluation: at the coder's one hookpoint; scorer: whose F1."""
+
+    evaluation: EvaluationSpec
+    bins: int
+    scorer: Literal["detection", "fuzzing"]
+
+
+class LabelledSpec(_Spec):
+    """Labelled documents and where their activations are read. versions: of the packages; labels: what they are told by."""
+
+    source: Literal["documentation", "files", "hub"]
+    versions: dict[str, str] | None
+    labels: Literal["package", "kind"]
+    files: list[str] | None
+    dataset: str | None
+    subset: str | None
+    hub_split: str
+    revision: str | None
+    streaming: bool
+    text_column: str
+    label_column: str
+    documents: int
+    tokens: int
+    batch_documents: int
+    hookpoints: list[str]
+    dtype: str
+
+
+class ProbeSpec(_Spec):
+    """Probes of one coder. counts: of latents that a probe reads; test: the share of documents that it is tested on."""
+
+    hookpoint: str
+    counts: list[int]
+    test: float
+    resamples: int
+    seed: int
+    dtype: str
+
+
 class LatentsSpec(_Spec):
     """The latent cache of one variant of a coder. seed: of the random variant's weights."""
 
@@ -174,13 +214,25 @@ class ScoreSpec(_Spec):
 
 
 class FigureSpec(_Spec):
-    """A figure or table. coders: (model, hookpoint, architecture, binariser) with the seeds of each k; labels by binariser."""
+    """A figure or table. coders: (model, hookpoint, architecture, binariser) with the seeds of each k; labels by binariser.
+
+    resamples and seed: of the bootstraps of differences between coders.
+    """
 
     name: str
     coders: list[dict[str, Any]]
     labels: dict[str, str]
     variants: list[str]
     style: dict[str, Any]
+    resamples: int
+    seed: int
+
+
+class GallerySpec(_Spec):
+    """The page of all figures. shown: their names; left_out: those that the config has nothing for, and what they need."""
+
+    shown: list[str]
+    left_out: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -379,6 +431,37 @@ class Plan:
         modules = ("bsc.evaluation.evaluate", REGISTRY[coder.binariser].module)
         return _stage(spec, modules, self.baseline(coder.model), *members)
 
+    def ablation(self, coder: CoderId) -> Stage:
+        """Ablation of one coder's latents by F1. Raises ValueError when the config asks for none."""
+        wanted = self.config.ablation
+        if wanted is None:
+            raise ValueError("the config has no `ablation`")
+        evaluation = self._evaluation_spec(coder.model, [coder.hookpoint]).model_copy(update={"sequences": wanted.sequences})
+        spec = AblationSpec(evaluation=evaluation, bins=wanted.bins, scorer=wanted.scorer)
+        modules = ("bsc.evaluation.ablation", REGISTRY[coder.binariser].module)
+        return _stage(spec, modules, self.tokens(coder.model), self.scores(coder, "trained"))
+
+    def labelled(self, name: str) -> Stage:
+        """A model's activations of labelled documents. Raises ValueError when the config asks for no probing."""
+        probing, model = self._probing(), self.config.models[name]
+        values = probing.model_dump(include=set(LabelledSpec.model_fields))
+        values["versions"] = {package: version(package) for package in probing.packages or []} or None
+        spec = LabelledSpec(**values, hookpoints=model.hookpoints, dtype=model.dtype)
+        return _stage(spec, ("bsc.probing.documents",), self.model(name))
+
+    def probe(self, coder: CoderId) -> Stage:
+        """Sparse probing of one coder's latents. Raises ValueError when the config asks for none."""
+        probing = self._probing()
+        picked = probing.model_dump(include={"counts", "test", "resamples", "seed"})
+        spec = ProbeSpec(hookpoint=coder.hookpoint, dtype=self.config.training.dtype, **picked)
+        modules = ("bsc.probing.probe", REGISTRY[coder.binariser].module)
+        return _stage(spec, modules, self.coder(coder), self.labelled(coder.model))
+
+    def _probing(self) -> Probing:
+        if self.config.probing is None:
+            raise ValueError("the config has no `probing`")
+        return self.config.probing
+
     @functools.cached_property
     def joint_coders(self) -> list[CoderId]:
         """Every (architecture, binariser, k, seed) that the grid has at all of a model's hookpoints, of which several."""
@@ -452,7 +535,13 @@ class Plan:
         return {"places": places} if places else {}
 
     def figure_coders(self, name: str) -> list[CoderId]:
-        """The coders that a figure or table shows: of the grid, or those that sweeps were made with."""
+        """The coders that a figure or table shows: of the grid, or those that sweeps were made with.
+
+        None where the config lacks the block that it is about.
+        """
+        block = FIGURES[name].block
+        if block is not None and getattr(self.config, block) is None:
+            return []
         return FIGURES[name].select(self.sweeps if "choice" in FIGURES[name].needs else self.config.coder_ids)
 
     def figure(self, name: str) -> Stage:
@@ -464,8 +553,16 @@ class Plan:
             labels={name: REGISTRY[name].label for name in in_order(coder.binariser for coder in coders)},
             variants=sorted({variant for coder in coders for variant in self.variants(coder)}),
             style=self.config.figures.model_dump() | self._places,
+            **self.config.evaluation.model_dump(include={"resamples", "seed"}),
         )
         return _stage(spec, (FIGURES[name].module,))
+
+    def gallery(self) -> Stage:
+        """The page of all figures and tables."""
+        shown = [name for name in FIGURES if self.figure_coders(name)]
+        left_out = {name: entry.lacks for name, entry in FIGURES.items() if name not in shown}
+        spec = GallerySpec(shown=shown, left_out=left_out)
+        return _stage(spec, ("bsc.figures.gallery",), *map(self.figure, shown))
 
 
 def _kind(coder: CoderId) -> tuple[object, ...]:

@@ -125,3 +125,9 @@ def _mean(group: pd.DataFrame, column: str) -> dict[str, Any]:
         return {"seeds": 1, "value": values[0], **ends, "interval": BOOTSTRAP}
     mean, error = values.mean(), values.std(ddof=1) / np.sqrt(len(values))
     return {"seeds": len(values), "value": mean, "low": mean - error, "high": mean + error, "interval": SEEDS}
+
+
+def span(numbers: pd.Series) -> str:
+    """Counts in words: `200`, or `152 to 200` where they differ."""
+    low, high = int(numbers.min()), int(numbers.max())
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
