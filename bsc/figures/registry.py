@@ -12,9 +12,7 @@ CONTINUOUS = ("topk", "groupmax")
 BINARY = ("binary-topk", "binary-topk-exact", "binary-groupmax", "gumbel", "reinmax", "binary-threshold")
 """In the order in which they stand for their kind where a figure shows one."""
 
-Need = Literal[
-    "evaluation", "references", "scores", "latents", "explanations", "choice", "training", "ablation", "probing"
-]
+Need = Literal["evaluation", "references", "scores", "latents", "explanations", "choice", "training", "ablation", "probing"]
 
 
 @dataclass(frozen=True)
