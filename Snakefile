@@ -16,6 +16,7 @@ include: "workflow/rules/activations.smk"
 include: "workflow/rules/coders.smk"
 include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/autointerp.smk"
+include: "workflow/rules/llm.smk"
 include: "workflow/rules/figures.smk"
 
 
@@ -43,7 +44,8 @@ rule scores:
     """Every autointerp score."""
     input:
         [
-            at(paths.SCORES, coder, variant=variant, file="manifest.json")
+            at(paths.interpreted(paths.SCORES, explainer), coder, variant=variant, file="manifest.json")
+            for explainer in plan.explainers
             for coder in plan.config.coder_ids
             for variant in plan.variants(coder)
         ],

@@ -36,12 +36,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Input:
-    """A flag that takes one path, or several."""
+    """A flag that takes one path, or several. kind: what its text is made into."""
 
     flag: str
     help: str
     parameter: str = ""
     many: bool = False
+    needed: bool = True
+    kind: Callable[[str], Any] = Path
 
 
 _MODEL = Input("model", "model folder, as `bsc model` wrote it")
@@ -49,6 +51,8 @@ _TOKENS = Input("tokens", "tokens folder, as `bsc tokens` wrote it")
 _BASELINE = Input("baseline", "baseline folder, as `bsc baseline` wrote it")
 _LATENTS = Input("latents", "latents folder, as `bsc latents` wrote it")
 _ACTIVATIONS = Input("activations", "index of a hookpoint's activations (JSON), as `bsc index` wrote it", "index")
+_LLMS = Input("llms", "how language models are reached: JSON, by name", needed=False, kind=str)
+_ANSWERS = Input("answers", "folder of the language models' answers", needed=False)
 
 STAGES: dict[str, Stage] = {
     "model": Stage("fetch a language model and keep it as safetensors", "bsc.models.fetch:fetch_model", "ModelSpec"),
@@ -82,13 +86,23 @@ STAGES: dict[str, Stage] = {
         (Input("coder", "coder folder, as `bsc train` wrote it"), _ACTIVATIONS),
     ),
     "explain": Stage(
-        "explain latents from their windows", "bsc.autointerp.explain:explain", "ExplainSpec", (_LATENTS, _TOKENS, _MODEL)
+        "explain latents from their windows",
+        "bsc.autointerp.explain:explain",
+        "ExplainSpec",
+        (_LATENTS, _TOKENS, _MODEL, _LLMS, _ANSWERS),
     ),
     "score": Stage(
         "score explanations on windows that the explainer did not see",
         "bsc.autointerp.score:score",
         "ScoreSpec",
-        (_LATENTS, Input("explanations", "explanations folder, as `bsc explain` wrote it"), _TOKENS),
+        (
+            _LATENTS,
+            Input("explanations", "explanations folder, as `bsc explain` wrote it"),
+            _TOKENS,
+            Input("model", "model folder, whose tokenizer a language model needs", needed=False),
+            _LLMS,
+            _ANSWERS,
+        ),
     ),
     "figure": Stage(
         "draw a figure or write a table",
@@ -113,7 +127,12 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--spec", required=True, metavar="JSON", help=f"what to do: the fields of bsc.stages.{stage.spec}")
         for item in stage.inputs:
             command.add_argument(
-                f"--{item.flag}", required=True, type=Path, metavar="PATH", help=item.help, nargs="+" if item.many else None
+                f"--{item.flag}",
+                required=item.needed,
+                type=item.kind,
+                metavar="PATH" if item.kind is Path else "TEXT",
+                help=item.help,
+                nargs="+" if item.many else None,
             )
         command.add_argument("--output", required=True, type=Path, metavar="PATH", help=stage.output)
         command.add_argument("--log", type=Path, metavar="PATH", help="file that gets what is reported, beside the terminal")

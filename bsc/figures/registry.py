@@ -14,7 +14,7 @@ class Figure:
     """module: where its `draw` is. needs: which results of each coder it reads. select: which coders of a grid it shows.
 
     kind: figure (PDF and PNG) or table (CSV, and LaTeX where `latex`). joint: joint evaluations are shown too.
-    shows: a coder that the grid must have for there to be anything to show, in words.
+    shows: a coder that the grid must have for there to be anything to show, in words. compares: every explainer, side by side.
     """
 
     module: str
@@ -24,6 +24,7 @@ class Figure:
     joint: bool = False
     latex: bool = False
     shows: str = "a coder"
+    compares: bool = False
 
     def files(self, name: str) -> list[str]:
         """What it writes under the results folder, when its name is `name`; the CSV holds the numbers that it shows."""
