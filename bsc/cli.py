@@ -149,6 +149,7 @@ def parser() -> argparse.ArgumentParser:
     _add_check(commands)
     _add_estimate(commands)
     _add_export(commands)
+    _add_autointerp(commands)
     top.set_defaults(log=None)
     return top
 
@@ -195,6 +196,15 @@ def _add_export(commands: Any) -> None:
     command.set_defaults(run=_run_export)
 
 
+def _add_autointerp(commands: Any) -> None:
+    about = _command(commands, "autointerp", "what asking language models costs").add_subparsers(metavar="WHAT", required=True)
+    command = _command(about, "estimate", "prompts, tokens and money that are still to be asked for, before they are")
+    command.add_argument(
+        "config", type=Path, nargs="*", default=[Path("config/config.yaml")], help="YAML files (config/config.yaml)"
+    )
+    command.set_defaults(run=_run_autointerp_estimate)
+
+
 def _load(code: str) -> Callable[..., Any]:
     module, _, name = code.partition(":")
     function: Callable[..., Any] = getattr(import_module(module), name)
@@ -231,6 +241,10 @@ def _run_estimate(arguments: argparse.Namespace) -> None:
     from bsc.estimate.report import report
 
     print(report(arguments.config, arguments.machine, arguments.jobs))
+
+
+def _run_autointerp_estimate(arguments: argparse.Namespace) -> None:
+    print(_load("bsc.autointerp.estimate:report")(arguments.config))
 
 
 def _run_export(arguments: argparse.Namespace) -> None:

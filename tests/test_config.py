@@ -66,6 +66,20 @@ FAULTS = [
     ({"activations__shard_tokens": 100}, "activations.shard_tokens", "no multiple"),
     ({"training__warmup_steps": 1000}, "training.warmup_steps", "no more than the warm-up"),
     ({"training__multi_topk": True}, "training.multi_topk", "continuous"),
+    ({"autointerp__llms": ["qwen"]}, "autointerp.llms", "not under `llms`"),
+    ({"autointerp__judge": "qwen"}, "autointerp.judge", "nothing to judge"),
+    ({"figures": {"explainer": "qwen"}}, "figures.explainer", "explains nothing here; there are ngram"),
+    ({"llms": {"ngram": {"model": "m", "endpoint": "http://h/v1"}}}, "llms", "is no name"),
+    ({"llms": {"../a": {"model": "m", "endpoint": "http://h/v1"}}}, "llms", "is no name"),
+    ({"llms": {"a": {"model": "m"}}}, "llms.a", "exactly one of"),
+    ({"llms": {"a": {"endpoint": "http://h/v1"}}}, "llms.a", "needs `model`"),
+    ({"llms": {"a": {"model": "m", "endpoint": "https://me:secret@h/v1"}}}, "llms.a", "no password"),
+    ({"llms": {"a": {"model": "m", "endpoint": "h:80"}}}, "llms.a.endpoint", "pattern"),
+    ({"llms": {"a": {"model": "m", "endpoint": "http://h/v1", "key": "sk-123"}}}, "llms.a.key", "pattern"),
+    ({"llms": {"a": {"model": "m", "endpoint": "http://h/v1", "budget": 2}}}, "llms.a", "needs `prices`"),
+    ({"llms": {"a": {"model": "m", "serve": {"command": "vllm serve"}}}}, "llms.a.serve.command", "needs `{port}`"),
+    ({"llms": {"a": {"model": "m", "serve": {"command": "x {port} {mdl}"}}}}, "llms.a.serve.command", "`{mdl}` is not filled"),
+    ({"llms": {"a": {"model": "m", "endpont": "http://h/v1"}}}, "llms.a.endpont", "did you mean `endpoint`"),
 ]
 
 

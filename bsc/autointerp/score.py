@@ -16,6 +16,7 @@ from bsc.autointerp.explainers.base import UNPARSED, Access, Answered, Decode, E
 from bsc.autointerp.metrics import OUTCOME, coder_scores, latent_counts, outcome
 from bsc.autointerp.samples import SCORED, Sample, sample_for_test
 from bsc.autointerp.scorers import scorer_named
+from bsc.autointerp.scorers.base import Exam
 from bsc.autointerp.windows import Grid
 from bsc.errors import UserError
 from bsc.io import read_manifest, read_parquet, write_json, write_manifest, write_parquet
@@ -55,7 +56,7 @@ def score(
     decode = None if model is None else decoder(model)
     entered = explainer_for(spec.explainer, Access(llms, answers, output / SERVER_LOG))
     with entered as judge, Progress(job_label("score", output), len(scored), "latents") as progress:
-        said = _said_by_control(spec, scored)
+        said = said_by_control(spec, scored)
         for places in in_batches(list(range(len(scored)))):
             samples = [sample_for_test(cache, grid, spec.windows, latent) for latent in scored["latent"].iloc[places]]
             here = {control: [said[control][place] for place in places] for control in said}
@@ -94,7 +95,7 @@ def _explained(spec: ScoreSpec, explanations: Path) -> pd.DataFrame:
     return read_parquet(explanations / EXPLANATIONS)
 
 
-def _said_by_control(spec: ScoreSpec, scored: pd.DataFrame) -> dict[str, list[Explanation]]:
+def said_by_control(spec: ScoreSpec, scored: pd.DataFrame) -> dict[str, list[Explanation]]:
     """The explanation by which each scored latent is judged, under each control. One latent alone cannot be shuffled."""
     texts = zip(scored["explanation"], scored["rules"], strict=True)
     own = [Explanation(text, json.loads(rules)) for text, rules in texts]
@@ -121,13 +122,16 @@ def _judge(
 ) -> Iterator[_Judged]:
     """A batch of latents. Every control is asked the same questions."""
     for scorer in spec.scorers:
-        make = scorer_named(scorer)
-        generators = [np.random.default_rng([spec.windows.seed, _EXAM, sample.latent]) for sample in samples]
-        exams = [make(sample, grid, spec, generator) for sample, generator in zip(samples, generators, strict=True)]
+        exams = [exam_of(spec, grid, sample, scorer) for sample in samples]
         for control, explanations in said.items():
             asked = [(explanation, exam.questions) for explanation, exam in zip(explanations, exams, strict=True)]
             for sample, exam, answered in zip(samples, exams, judge.answer(asked, decode), strict=True):
                 yield _Judged(sample.latent, scorer, control, exam.windows, exam.firing, answered)
+
+
+def exam_of(spec: ScoreSpec, grid: Grid, sample: Sample, scorer: str) -> Exam:
+    """What a scorer asks about one latent's explanation, whoever gave it."""
+    return scorer_named(scorer)(sample, grid, spec, np.random.default_rng([spec.windows.seed, _EXAM, sample.latent]))
 
 
 def _scores(judged: list[_Judged], table: pd.DataFrame) -> pd.DataFrame:
