@@ -68,6 +68,7 @@ FIGURES: dict[str, Figure] = {
     "fig5": Figure("bsc.figures.windows", ("scores", "explanations", "latents"), one_binary, shows="a `binary-topk` coder"),
     "fig7": Figure("bsc.figures.by_k", ("evaluation",), everything),
     "fig16": Figure("bsc.figures.frequencies", ("latents",), everything),
+    "explainers": Figure("bsc.figures.explainers", ("scores",), transcoders, compares=True),
     "table1": Figure("bsc.figures.tables", ("evaluation", "references", "scores"), everything, "table", True, True),
     "coders": Figure("bsc.figures.tables", ("evaluation", "references", "scores"), everything, "table", True),
 }

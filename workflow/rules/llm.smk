@@ -1,21 +1,3 @@
-import json
-
-# How language models are reached. It stands in the shell line and not in `params`: none of it changes an answer, so changing
-# it reruns nothing.
-llm_settings = json.dumps(plan.llm_settings)
-
-
-def llm_model(llm):
-    """The manifest of the model that runs in the process, where it is one of the config's `models`."""
-    name = plan.config.llms[llm].transformers
-    return [at(paths.MODEL, file="manifest.json", model=name)] if name in plan.config.models else []
-
-
-def llm_gpus(llm):
-    """One GPU where the job itself runs the model."""
-    return 0 if plan.config.llms[llm].endpoint else 1
-
-
 rule explain_llm:
     """Explain a coder's latents by a language model."""
     input:
@@ -36,6 +18,7 @@ rule explain_llm:
         "../envs/bsc.yaml"
     threads: 1
     resources:
+        **reached_by(),
         mem_mb=grown(8_000),
         runtime=grown(24 * 60),
         gpus=lambda w: llm_gpus(w.llm),
@@ -48,7 +31,7 @@ rule explain_llm:
     shell:
         "python -m bsc explain --spec {params.spec:q} --latents {params.latents:q} --tokens {params.tokens:q}"
         " --model {params.model:q} --output {params.output:q} --log {log:q}"
-        " --llms {llm_settings:q} --answers {plan.answers:q}"
+        " --llms {resources.llms:q} --answers {resources.answers:q}"
 
 
 rule score_llm:
@@ -77,6 +60,7 @@ rule score_llm:
         "../envs/bsc.yaml"
     threads: 1
     resources:
+        **reached_by(),
         mem_mb=grown(8_000),
         runtime=grown(24 * 60),
         gpus=lambda w: llm_gpus(plan.judge(w.llm)),
@@ -90,4 +74,4 @@ rule score_llm:
     shell:
         "python -m bsc score --spec {params.spec:q} --latents {params.latents:q} --explanations {params.explanations:q}"
         " --tokens {params.tokens:q} --model {params.model:q} --output {params.output:q} --log {log:q}"
-        " --llms {llm_settings:q} --answers {plan.answers:q}"
+        " --llms {resources.llms:q} --answers {resources.answers:q}"
