@@ -39,13 +39,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Input:
-    """A flag that takes one path, or several."""
+    """A flag that takes one path, or several. kind: what its text is made into."""
 
     flag: str
     help: str
     parameter: str = ""
     many: bool = False
     optional: bool = False
+    kind: Callable[[str], Any] = Path
 
     @property
     def name(self) -> str:
@@ -59,6 +60,8 @@ _BASELINE = Input("baseline", "baseline folder, as `bsc baseline` wrote it")
 _CODER = Input("coder", "coder folder, as `bsc train` wrote it")
 _LATENTS = Input("latents", "latents folder, as `bsc latents` wrote it")
 _ACTIVATIONS = Input("activations", "index of a hookpoint's activations (JSON), as `bsc index` wrote it", "index")
+_LLMS = Input("llms", "how language models are reached: JSON, by name", optional=True, kind=str)
+_ANSWERS = Input("answers", "folder of the language models' answers", optional=True)
 
 STAGES: dict[str, Stage] = {
     "model": Stage("fetch a language model and keep it as safetensors", "bsc.models.fetch:fetch_model", "ModelSpec"),
@@ -129,13 +132,23 @@ STAGES: dict[str, Stage] = {
         (_CODER, _ACTIVATIONS),
     ),
     "explain": Stage(
-        "explain latents from their windows", "bsc.autointerp.explain:explain", "ExplainSpec", (_LATENTS, _TOKENS, _MODEL)
+        "explain latents from their windows",
+        "bsc.autointerp.explain:explain",
+        "ExplainSpec",
+        (_LATENTS, _TOKENS, _MODEL, _LLMS, _ANSWERS),
     ),
     "score": Stage(
         "score explanations on windows that the explainer did not see",
         "bsc.autointerp.score:score",
         "ScoreSpec",
-        (_LATENTS, Input("explanations", "explanations folder, as `bsc explain` wrote it"), _TOKENS),
+        (
+            _LATENTS,
+            Input("explanations", "explanations folder, as `bsc explain` wrote it"),
+            _TOKENS,
+            Input("model", "model folder, whose tokenizer a language model needs", optional=True),
+            _LLMS,
+            _ANSWERS,
+        ),
     ),
     "figure": Stage(
         "draw a figure or write a table",
@@ -166,9 +179,14 @@ def parser() -> argparse.ArgumentParser:
         command = _command(commands, name, stage.help)
         command.add_argument("--spec", required=True, metavar="JSON", help=f"what to do: the fields of bsc.stages.{stage.spec}")
         for item in stage.inputs:
-            many = "+" if item.many else None
-            needed = not item.optional
-            command.add_argument(f"--{item.flag}", required=needed, type=Path, metavar="PATH", help=item.help, nargs=many)
+            command.add_argument(
+                f"--{item.flag}",
+                required=not item.optional,
+                type=item.kind,
+                metavar="PATH" if item.kind is Path else "TEXT",
+                help=item.help,
+                nargs="+" if item.many else None,
+            )
         command.add_argument("--output", required=True, type=Path, metavar="PATH", help=stage.output)
         command.add_argument("--log", type=Path, metavar="PATH", help="file that gets what is reported, beside the terminal")
         if stage.checkpoints:
@@ -185,6 +203,7 @@ def parser() -> argparse.ArgumentParser:
     _add_claims(commands)
     _add_estimate(commands)
     _add_export(commands)
+    _add_autointerp(commands)
     top.set_defaults(log=None)
     return top
 
@@ -239,6 +258,15 @@ def _add_export(commands: Any) -> None:
     command.set_defaults(run=_run_export)
 
 
+def _add_autointerp(commands: Any) -> None:
+    about = _command(commands, "autointerp", "what asking language models costs").add_subparsers(metavar="WHAT", required=True)
+    command = _command(about, "estimate", "prompts, tokens and money that are still to be asked for, before they are")
+    command.add_argument(
+        "config", type=Path, nargs="*", default=[Path("config/config.yaml")], help="YAML files (config/config.yaml)"
+    )
+    command.set_defaults(run=_run_autointerp_estimate)
+
+
 def _load(code: str) -> Callable[..., Any]:
     module, _, name = code.partition(":")
     function: Callable[..., Any] = getattr(import_module(module), name)
@@ -281,6 +309,10 @@ def _run_estimate(arguments: argparse.Namespace) -> None:
     from bsc.estimate.report import report
 
     print(report(arguments.config, arguments.machine, arguments.jobs))
+
+
+def _run_autointerp_estimate(arguments: argparse.Namespace) -> None:
+    print(_load("bsc.autointerp.estimate:report")(arguments.config))
 
 
 def _run_export(arguments: argparse.Namespace) -> None:

@@ -16,11 +16,12 @@ from bsc.coders.binarisers.registry import REGISTRY, in_order, kind_of
 from bsc.config import Figures
 from bsc.figures.registry import FIGURES
 from bsc.io import write_json, write_manifest, write_parquet, write_tensors, write_text
-from bsc.paths import JOINT, CoderId
+from bsc.paths import JOINT, NGRAM, CoderId
 from bsc.stages import ExplainSpec, FigureSpec, ScoreSpec, WindowsSpec, coder_blocks
 
 BINARISERS = ("topk", "binary-topk", "binary-groupmax", "gumbel")
 STYLE = Figures(dpi=50).model_dump()
+EXPLAINERS = (NGRAM, "some-llm")
 TOKENS, LATENTS = 130_560, 4_608
 
 
@@ -43,7 +44,9 @@ def grid(
     ]
 
 
-def figure_spec(name: str, coders: list[CoderId], variants: tuple[str, ...] = ("trained",), **style: Any) -> FigureSpec:
+def figure_spec(
+    name: str, coders: list[CoderId], variants: tuple[str, ...] = ("trained",), explainer: str = NGRAM, **style: Any
+) -> FigureSpec:
     """The spec that the plan would make for these coders."""
     shown = FIGURES[name].select([coder for coder in coders if coder.hookpoint != JOINT])
     joint = [coder for coder in coders if coder.hookpoint == JOINT and FIGURES[name].joint]
@@ -56,6 +59,7 @@ def figure_spec(name: str, coders: list[CoderId], variants: tuple[str, ...] = ("
         style={**STYLE, **style},
         resamples=200,
         seed=0,
+        explainers=list(EXPLAINERS) if FIGURES[name].compares else [explainer],
     )
 
 
@@ -88,7 +92,7 @@ def metrics_of(coder: CoderId) -> dict[str, Any]:
     return {"sequences": 64, "tokens": 16_320, "ce": 2.9 + rise, **metrics, "baseline": {"ce": 2.9, "accuracy": 0.41}}
 
 
-def summary_of(coder: CoderId, variant: str, *, scored: bool = True) -> dict[str, Any]:
+def summary_of(coder: CoderId, variant: str, explainer: str = NGRAM, *, scored: bool = True) -> dict[str, Any]:
     """What `bsc score` sums up."""
     if not scored:
         empty = {"unweighted": band(None), "weighted": {**band(None), "dense_as_zero": None, "dense_as_one": None}}
@@ -101,6 +105,7 @@ def summary_of(coder: CoderId, variant: str, *, scored: bool = True) -> dict[str
         }
     binary = not REGISTRY[coder.binariser].continuous
     base = {"trained": 0.74 + 0.03 * binary, "random": 0.58, "binarised": 0.7}[variant] - 0.0004 * coder.k + 0.01 * coder.seed
+    base += 0.0 if explainer == NGRAM else 0.08
     controls = {"none": base, "shuffled": 0.36 + 0.02 * binary + 0.004 * coder.seed}
     return {
         "scorers": {
@@ -212,8 +217,9 @@ def write_results(
         write_parquet(results / coder.at(paths.SCORES, variant="trained") / "scores.parquet", own)
         write_parquet(results / coder.at(paths.LATENTS, variant="trained") / "counts.parquet", counts_of(coder))
         for variant in variants:
-            folder = results / coder.at(paths.SCORES, variant=variant)
-            write_json(folder / "summary.json", summary_of(coder, variant, scored=scored))
+            for explainer in EXPLAINERS:
+                folder = results / coder.at(paths.interpreted(paths.SCORES, explainer), variant=variant)
+                write_json(folder / "summary.json", summary_of(coder, variant, explainer, scored=scored))
 
 
 WORDS = (
