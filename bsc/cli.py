@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
 
+from bsc.device import keep_freed_memory
 from bsc.errors import UserError
 
 CHECKPOINT_VARIABLE = "BSC_CHECKPOINT_SECONDS"
@@ -38,13 +39,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Input:
-    """A flag that takes one path, or several."""
+    """A flag that takes one path, or several. kind: what its text is made into."""
 
     flag: str
     help: str
     parameter: str = ""
     many: bool = False
     optional: bool = False
+    kind: Callable[[str], Any] = Path
 
     @property
     def name(self) -> str:
@@ -55,8 +57,11 @@ class Input:
 _MODEL = Input("model", "model folder, as `bsc model` wrote it")
 _TOKENS = Input("tokens", "tokens folder, as `bsc tokens` wrote it")
 _BASELINE = Input("baseline", "baseline folder, as `bsc baseline` wrote it")
+_CODER = Input("coder", "coder folder, as `bsc train` wrote it")
 _LATENTS = Input("latents", "latents folder, as `bsc latents` wrote it")
 _ACTIVATIONS = Input("activations", "index of a hookpoint's activations (JSON), as `bsc index` wrote it", "index")
+_LLMS = Input("llms", "how language models are reached: JSON, by name", optional=True, kind=str)
+_ANSWERS = Input("answers", "folder of the language models' answers", optional=True)
 
 STAGES: dict[str, Stage] = {
     "model": Stage("fetch a language model and keep it as safetensors", "bsc.models.fetch:fetch_model", "ModelSpec"),
@@ -102,20 +107,48 @@ STAGES: dict[str, Stage] = {
         "EvaluationSpec",
         (_MODEL, _TOKENS, _BASELINE, Input("coders", "coder folders, one a hookpoint of the spec", many=True)),
     ),
+    "ablation": Stage(
+        "what the latents of a coder are worth: cross-entropy and FVU without them, in bins of F1",
+        "bsc.evaluation.ablation:ablate",
+        "AblationSpec",
+        (_MODEL, _TOKENS, _CODER, Input("scores", "scores folder, as `bsc score` wrote it")),
+    ),
+    "labelled": Stage(
+        "write the activations of labelled documents at every hookpoint",
+        "bsc.probing.documents:label_documents",
+        "LabelledSpec",
+        (_MODEL,),
+    ),
+    "probe": Stage(
+        "tell the labels of documents by single latents of a coder, and by single dimensions of what it reads",
+        "bsc.probing.probe:probe",
+        "ProbeSpec",
+        (Input("labelled", "labelled documents folder, as `bsc labelled` wrote it"), _CODER),
+    ),
     "latents": Stage(
         "cache where each latent of a coder fires",
         "bsc.autointerp.cache:cache_latents",
         "LatentsSpec",
-        (Input("coder", "coder folder, as `bsc train` wrote it"), _ACTIVATIONS),
+        (_CODER, _ACTIVATIONS),
     ),
     "explain": Stage(
-        "explain latents from their windows", "bsc.autointerp.explain:explain", "ExplainSpec", (_LATENTS, _TOKENS, _MODEL)
+        "explain latents from their windows",
+        "bsc.autointerp.explain:explain",
+        "ExplainSpec",
+        (_LATENTS, _TOKENS, _MODEL, _LLMS, _ANSWERS),
     ),
     "score": Stage(
         "score explanations on windows that the explainer did not see",
         "bsc.autointerp.score:score",
         "ScoreSpec",
-        (_LATENTS, Input("explanations", "explanations folder, as `bsc explain` wrote it"), _TOKENS),
+        (
+            _LATENTS,
+            Input("explanations", "explanations folder, as `bsc explain` wrote it"),
+            _TOKENS,
+            Input("model", "model folder, whose tokenizer a language model needs", optional=True),
+            _LLMS,
+            _ANSWERS,
+        ),
     ),
     "figure": Stage(
         "draw a figure or write a table",
@@ -123,6 +156,13 @@ STAGES: dict[str, Stage] = {
         "FigureSpec",
         (Input("results", "the results folder"),),
         "path to write, without its ending",
+    ),
+    "gallery": Stage(
+        "write the page of all figures, with captions and numbers",
+        "bsc.figures.gallery:gallery",
+        "GallerySpec",
+        (Input("results", "the results folder"), Input("captions", "folder of captions, NAME.rst")),
+        "page to write (HTML)",
     ),
 }
 
@@ -139,9 +179,14 @@ def parser() -> argparse.ArgumentParser:
         command = _command(commands, name, stage.help)
         command.add_argument("--spec", required=True, metavar="JSON", help=f"what to do: the fields of bsc.stages.{stage.spec}")
         for item in stage.inputs:
-            many = "+" if item.many else None
-            needed = not item.optional
-            command.add_argument(f"--{item.flag}", required=needed, type=Path, metavar="PATH", help=item.help, nargs=many)
+            command.add_argument(
+                f"--{item.flag}",
+                required=not item.optional,
+                type=item.kind,
+                metavar="PATH" if item.kind is Path else "TEXT",
+                help=item.help,
+                nargs="+" if item.many else None,
+            )
         command.add_argument("--output", required=True, type=Path, metavar="PATH", help=stage.output)
         command.add_argument("--log", type=Path, metavar="PATH", help="file that gets what is reported, beside the terminal")
         if stage.checkpoints:
@@ -155,8 +200,10 @@ def parser() -> argparse.ArgumentParser:
         command.set_defaults(run=_run_stage, stage=name)
     _add_index(commands)
     _add_check(commands)
+    _add_claims(commands)
     _add_estimate(commands)
     _add_export(commands)
+    _add_autointerp(commands)
     top.set_defaults(log=None)
     return top
 
@@ -183,6 +230,14 @@ def _add_check(commands: Any) -> None:
     command.set_defaults(run=_run_check)
 
 
+def _add_claims(commands: Any) -> None:
+    command = _command(commands, "claims", "say which of the paper's findings hold in the results, with their intervals")
+    command.add_argument(
+        "config", type=Path, nargs="*", default=[Path("config/config.yaml")], help="YAML files (config/config.yaml)"
+    )
+    command.set_defaults(run=_run_claims)
+
+
 def _add_estimate(commands: Any) -> None:
     from bsc.estimate.machines import MACHINES
 
@@ -201,6 +256,15 @@ def _add_export(commands: Any) -> None:
     command.add_argument("output", type=Path, help="folder to write")
     command.add_argument("--to", required=True, choices=["sparsify"], help="the library: EleutherAI's sparsify")
     command.set_defaults(run=_run_export)
+
+
+def _add_autointerp(commands: Any) -> None:
+    about = _command(commands, "autointerp", "what asking language models costs").add_subparsers(metavar="WHAT", required=True)
+    command = _command(about, "estimate", "prompts, tokens and money that are still to be asked for, before they are")
+    command.add_argument(
+        "config", type=Path, nargs="*", default=[Path("config/config.yaml")], help="YAML files (config/config.yaml)"
+    )
+    command.set_defaults(run=_run_autointerp_estimate)
 
 
 def _load(code: str) -> Callable[..., Any]:
@@ -235,10 +299,20 @@ def _run_check(arguments: argparse.Namespace) -> None:
     print(report(arguments.config))
 
 
+def _run_claims(arguments: argparse.Namespace) -> None:
+    from bsc.claims import report
+
+    print(report(arguments.config))
+
+
 def _run_estimate(arguments: argparse.Namespace) -> None:
     from bsc.estimate.report import report
 
     print(report(arguments.config, arguments.machine, arguments.jobs))
+
+
+def _run_autointerp_estimate(arguments: argparse.Namespace) -> None:
+    print(_load("bsc.autointerp.estimate:report")(arguments.config))
 
 
 def _run_export(arguments: argparse.Namespace) -> None:
@@ -289,5 +363,6 @@ def _run(chosen: argparse.Namespace) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns 0, or 1 after printing an error that the user can mend."""
     chosen = parser().parse_args(arguments)
+    keep_freed_memory()
     with _logged(chosen.log):
         return _run(chosen)

@@ -6,6 +6,7 @@ between keys, and raises one UserError that lists all faults with file, line, ke
 
 import difflib
 import functools
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from bsc.coders.binarisers import registry
 from bsc.coders.binarisers.registry import REGISTRY, Entry, is_binariser, kind_of
 from bsc.errors import UserError
-from bsc.paths import ARCHITECTURES, NAME, CoderId, layer
+from bsc.paths import ARCHITECTURES, NAME, NGRAM, RESERVED, CoderId, layer
 
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0)]
@@ -108,10 +109,7 @@ class Corpus(_Strict):
 
     @model_validator(mode="after")
     def _source_is_whole(self) -> "Corpus":
-        needs = {"documentation": "packages", "files": "files", "hub": "dataset"}
-        for source, key in needs.items():
-            if (source == self.source) != bool(getattr(self, key)):
-                raise ValueError(f"`{key}` goes with `source: {source}`, and with no other")
+        _one_source(self)
         return self
 
 
@@ -232,6 +230,74 @@ class Explainer(_Strict):
     precision: Share = 0.5
 
 
+class Prices(_Strict):
+    """What a language model costs, in money (any one currency) for a million tokens."""
+
+    input: Annotated[float, Field(ge=0)]
+    output: Annotated[float, Field(ge=0)]
+
+
+class Serve(_Strict):
+    """A server that the job starts. command: with `{model}` and `{port}`; health: what answers 200 once it is up."""
+
+    command: str
+    health: Annotated[str, Field(pattern="^/")] = "/health"
+    wait_seconds: Rate = 900.0
+
+    @field_validator("command")
+    @classmethod
+    def _takes_a_port(cls, command: str) -> str:
+        if "{port}" not in command:
+            raise ValueError("needs `{port}`, which is where the server has to listen")
+        if unknown := set(re.findall(r"\{(.*?)\}", command)) - {"port", "model"}:
+            raise ValueError(f"`{{{min(unknown)}}}` is not filled in; there are {{model}} and {{port}}")
+        return command
+
+
+class Llm(_Strict):
+    """A language model that explains and scores: where it is, what it is asked with, and what it may cost.
+
+    At one of `endpoint` (an OpenAI-compatible API), `serve` (a server that the job starts) and `transformers` (in the process:
+    a name under `models`, or a folder).
+    """
+
+    model: str | None = None
+    endpoint: Annotated[str, Field(pattern="^https?://")] | None = None
+    serve: Serve | None = None
+    transformers: str | None = None
+    key: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    explanation_tokens: Positive = 200
+    answer_tokens: Positive = 64
+    structured: bool = False
+    logprobs: bool = False
+    concurrency: Positive = 64
+    timeout: Rate = 120.0
+    attempts: Positive = 6
+    prices: Prices | None = None
+    budget: Rate | None = None
+
+    @model_validator(mode="after")
+    def _is_somewhere(self) -> "Llm":
+        places = [name for name in ("endpoint", "serve", "transformers") if getattr(self, name) is not None]
+        if len(places) != 1:
+            raise ValueError("needs exactly one of `endpoint`, `serve` and `transformers`")
+        if self.model is None and self.transformers is None:
+            raise ValueError("needs `model`, the name by which the server knows it")
+        if self.endpoint is not None and "@" in self.endpoint:
+            raise ValueError("`endpoint` must hold no password: name an environment variable with `key`")
+        if self.transformers is not None and (self.key or self.structured):
+            raise ValueError("`key` and `structured` are for servers: a model in the process has neither")
+        if self.budget is not None and self.prices is None:
+            raise ValueError("`budget` needs `prices`")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What the model is called, by its server or by transformers."""
+        return str(self.model or self.transformers)
+
+
 class Autointerp(_Strict):
     """Windows, which latents are scored, who explains and who scores."""
 
@@ -244,6 +310,9 @@ class Autointerp(_Strict):
     mark_above: Share = 0.3
     windows_a_prompt: Positive = 5
     explainer: Explainer = Explainer()
+    llms: list[str] = []
+    judge: str | None = None
+    show_activations: bool = False
     scorers: Annotated[list[Literal["detection", "fuzzing"]], Field(min_length=1)] = ["detection", "fuzzing"]
     marks: Literal["fair", "paper"] = "fair"
     controls: list[Literal["shuffled", "random", "binarised"]] = ["shuffled"]
@@ -251,19 +320,68 @@ class Autointerp(_Strict):
     seed: Seed = 0
 
 
+class Ablation(_Strict):
+    """Latents set to zero in bins of F1, of each kind of coder at one k, on the first sequences of the evaluation split."""
+
+    bins: Annotated[int, Field(ge=2)] = 200
+    sequences: Positive = 1_024
+    scorer: Literal["detection", "fuzzing"] = "fuzzing"
+
+
+class Probing(_Strict):
+    """Sparse probing of each kind of coder at one k: labelled text, and how many latents tell its labels."""
+
+    source: Literal["documentation", "files", "hub"]
+    packages: list[str] | None = None
+    labels: Literal["package", "kind"] = "package"
+    files: list[str] | None = None
+    dataset: str | None = None
+    subset: str | None = None
+    hub_split: str = "train"
+    revision: str | None = None
+    streaming: bool = True
+    text_column: str = "text"
+    label_column: str = "label"
+    documents: Annotated[int, Field(ge=16)] = 1_000
+    tokens: Annotated[int, Field(ge=16)] = 128
+    batch_documents: Positive = 16
+    counts: Annotated[list[Positive], Field(min_length=1)] = [1, 2, 5]
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    resamples: Annotated[int, Field(ge=100)] = 2_000
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _source_is_whole(self) -> "Probing":
+        _one_source(self)
+        if self.source == "documentation" and self.labels == "package" and len(self.packages or []) < 2:
+            raise ValueError("`labels: package` needs two packages or more to tell apart")
+        if sorted(set(self.counts)) != self.counts:
+            raise ValueError("`counts` must rise, each once")
+        return self
+
+
+def _one_source(text: Corpus | Probing) -> None:
+    needs = {"documentation": "packages", "files": "files", "hub": "dataset"}
+    for source, key in needs.items():
+        if (source == text.source) != bool(getattr(text, key)):
+            raise ValueError(f"`{key}` goes with `source: {source}`, and with no other")
+
+
 class Figures(_Strict):
-    """How figures look; nothing here changes a number."""
+    """How figures look, and whose explanations they show; nothing here changes a number."""
 
     column_inches: Rate = 3.4
     font_size: Rate = 8.0
     palette: Annotated[list[str], Field(min_length=1)] | None = None
     dpi: Positive = 200
+    explainer: str = NGRAM
 
 
 class Config(_Strict):
     """A whole config.yaml."""
 
     results: str = "results"
+    answers: str | None = None
     disk_gb: Rate = 50.0
     models: Annotated[dict[str, Model], Field(min_length=1)]
     corpus: Corpus
@@ -273,7 +391,10 @@ class Config(_Strict):
     tune: Tune | None = None
     coders: Annotated[list[Coders], Field(min_length=1)]
     evaluation: Evaluation = Evaluation()
+    llms: dict[str, Llm] = {}
     autointerp: Autointerp = Autointerp()
+    ablation: Ablation | None = None
+    probing: Probing | None = None
     figures: Figures = Figures()
 
     @field_validator("models")
@@ -287,6 +408,16 @@ class Config(_Strict):
             if (other := folded.setdefault(name.lower(), name)) != name:
                 raise ValueError(f"`{other}` and `{name}` are the same folder on some disks: rename one")
         return models
+
+    @field_validator("llms")
+    @classmethod
+    def _safe_llm_names(cls, llms: dict[str, Llm]) -> dict[str, Llm]:
+        for name in llms:
+            if not NAME.fullmatch(name) or name in RESERVED:
+                raise ValueError(
+                    f"`{name}` is no name: use letters, digits, dots, dashes and underscores, and none of {', '.join(RESERVED)}"
+                )
+        return llms
 
     @field_validator("binarisers")
     @classmethod
@@ -425,6 +556,33 @@ def _faults_of_amounts(config: Config) -> Iterator[Fault]:
             )
 
 
+def _faults_of_ablation(config: Config) -> Iterator[Fault]:
+    """Faults in what is ablated, seen with the splits and the scorers."""
+    if config.ablation is None:
+        return
+    held = config.corpus.splits.evaluation.contexts
+    if config.ablation.sequences > held:
+        yield (
+            ("ablation", "sequences"),
+            f"{config.ablation.sequences} sequences, and the evaluation split has {held} contexts",
+        )
+    if config.ablation.scorer not in config.autointerp.scorers:
+        yield ("ablation", "scorer"), f"`{config.ablation.scorer}` is not among `autointerp.scorers`: add it there"
+
+
+def _faults_of_probing(config: Config, root: Path) -> Iterator[Fault]:
+    """Faults in what is probed, seen with the models and the files."""
+    if config.probing is None:
+        return
+    for name, model in config.models.items():
+        latents = config.latents(name)
+        if config.probing.counts[-1] > min(latents, model.width):
+            yield ("probing", "counts"), f"{config.probing.counts[-1]} is more than `{name}` has of latents or dimensions"
+    for file in config.probing.files or []:
+        if not (root / file).is_file():
+            yield ("probing", "files"), f"there is no file {root / file}"
+
+
 def _faults_of_settings(config: Config) -> Iterator[Fault]:
     for key, raw in config.binarisers.items():
         model = SETTINGS[kind_of(key)]
@@ -453,17 +611,35 @@ def _faults_of_settings(config: Config) -> Iterator[Fault]:
         yield ("training", "multi_topk"), f"works with continuous binarisers only, and the grid has `{continuous[0]}`"
 
 
+def _faults_of_llms(config: Config) -> Iterator[Fault]:
+    """Language models that are named and not there, or are there and cannot be used."""
+    autointerp = config.autointerp
+    named = [(("autointerp", "llms"), name) for name in autointerp.llms]
+    named += [(("autointerp", "judge"), autointerp.judge)] if autointerp.judge is not None else []
+    for at, name in named:
+        if name not in config.llms:
+            yield at, f"`{name}` is not under `llms`{_nearest(name, config.llms)}"
+    if repeated := {name for name in autointerp.llms if autointerp.llms.count(name) > 1}:
+        yield ("autointerp", "llms"), f"names {', '.join(sorted(repeated))} twice: leave one out"
+    if autointerp.judge is not None and not autointerp.llms:
+        yield ("autointerp", "judge"), "there is nothing to judge: name who explains in `autointerp.llms`"
+    if config.figures.explainer not in (NGRAM, *autointerp.llms):
+        known = ", ".join((NGRAM, *autointerp.llms))
+        yield ("figures", "explainer"), f"`{config.figures.explainer}` explains nothing here; there are {known}"
+
+
 def _faults_of_files(config: Config, root: Path) -> Iterator[Fault]:
     """What can be known of local files and packages before a job runs: that they are there, and are long enough."""
     for name, model in config.models.items():
         kind, _, rest = model.source.partition(":")
         if kind == "folder" and not (root / rest / "config.json").is_file():
             yield ("models", name, "source"), f"no model folder at {root / rest} (no config.json in it)"
-    for package in config.corpus.packages or []:
-        try:
-            version(package)
-        except PackageNotFoundError:
-            yield ("corpus", "packages"), f"`{package}` is not installed: pip install it, or take it out of the list"
+    for block, text in (("corpus", config.corpus), ("probing", config.probing)):
+        for package in (text and text.packages) or []:
+            try:
+                version(package)
+            except PackageNotFoundError:
+                yield (block, "packages"), f"`{package}` is not installed: pip install it, or take it out of the list"
     if config.corpus.source != "files":
         return
     sizes = []
@@ -571,7 +747,8 @@ def load(files: list[Path], merged: Mapping[str, Any] | None = None, *, root: Pa
         faults = list(_faults_of_schema(error, Config))
     else:
         faults = [*_faults_of_settings(config), *_faults_of_grid(config), *_faults_of_amounts(config)]
-        faults += _faults_of_files(config, root or Path.cwd())
+        faults += [*_faults_of_ablation(config), *_faults_of_probing(config, root or Path.cwd())]
+        faults += [*_faults_of_llms(config), *_faults_of_files(config, root or Path.cwd())]
         if not faults:
             return config
     messages = [f"{lines.where(at)}: `{'.'.join(map(str, at)) or 'config'}`: {message}" for at, message in faults]

@@ -23,14 +23,30 @@ TRIAL = f"{CHOICE}/rate{{rate}}"
 BASELINE = "evaluation/{model}/baseline"
 REFERENCES = "evaluation/{model}/{hookpoint}/references"
 EVALUATION = f"evaluation/{CODER}"
+ABLATION = f"evaluation/{CODER}/ablation"
+LABELLED = "probing/{model}/documents"
+PROBES = f"probing/{CODER}"
 LATENTS = f"autointerp/{CODER}/{{variant}}/latents"
 EXPLANATIONS = f"autointerp/{CODER}/{{variant}}/explanations"
 SCORES = f"autointerp/{CODER}/{{variant}}/scores"
+ANSWERS = "answers"
 FIGURE = "figures/{figure}"
 TABLE = "tables/{table}"
+GALLERY = "figures/index.html"
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What a model's name may look like: one path component, no dot or dash in front."""
+
+
+NGRAM = "ngram"
+"""The explainer that is always there; the others are language models, by their names in the config."""
+RESERVED = (NGRAM, "latents", "explanations", "scores")
+"""Names that no language model may have: they stand where its folder would."""
+
+
+def interpreted(pattern: str, explainer: str) -> str:
+    """EXPLANATIONS or SCORES of an explainer: the pattern itself for `ngram`, a folder deeper for a language model."""
+    return pattern if explainer == NGRAM else pattern.replace("{variant}/", f"{{variant}}/{explainer}/")
 
 
 def _any(names: object) -> str:
@@ -48,6 +64,7 @@ CONSTRAINTS = {
     "split": _any(SPLITS),
     "shard": r"\d+",
     "variant": _any(VARIANTS),
+    "llm": NAME.pattern,
 }
 
 

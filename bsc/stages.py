@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from bsc.autointerp.prompts import digests
 from bsc.coders.binarisers.registry import REGISTRY, in_order, kind_of
-from bsc.config import Config
+from bsc.config import Config, Probing
 from bsc.figures.registry import FIGURES
-from bsc.paths import JOINT, CoderId
+from bsc.paths import ANSWERS, JOINT, MODEL, NGRAM, CoderId
 from bsc.spec import digest, dump, fingerprint
 from bsc.training.rates import learning_rate
 
@@ -133,6 +134,46 @@ class EvaluationSpec(_Spec):
     dtype: str
 
 
+class AblationSpec(_Spec):
+    """Ablation of a coder's latents in bins of F1. evaluation: at the coder's one hookpoint; scorer: whose F1."""
+
+    evaluation: EvaluationSpec
+    bins: int
+    scorer: Literal["detection", "fuzzing"]
+
+
+class LabelledSpec(_Spec):
+    """Labelled documents and where their activations are read. versions: of the packages; labels: what they are told by."""
+
+    source: Literal["documentation", "files", "hub"]
+    versions: dict[str, str] | None
+    labels: Literal["package", "kind"]
+    files: list[str] | None
+    dataset: str | None
+    subset: str | None
+    hub_split: str
+    revision: str | None
+    streaming: bool
+    text_column: str
+    label_column: str
+    documents: int
+    tokens: int
+    batch_documents: int
+    hookpoints: list[str]
+    dtype: str
+
+
+class ProbeSpec(_Spec):
+    """Probes of one coder. counts: of latents that a probe reads; test: the share of documents that it is tested on."""
+
+    hookpoint: str
+    counts: list[int]
+    test: float
+    resamples: int
+    seed: int
+    dtype: str
+
+
 class LatentsSpec(_Spec):
     """The latent cache of one variant of a coder. seed: of the random variant's weights."""
 
@@ -174,13 +215,27 @@ class ScoreSpec(_Spec):
 
 
 class FigureSpec(_Spec):
-    """A figure or table. coders: (model, hookpoint, architecture, binariser) with the seeds of each k; labels by binariser."""
+    """A figure or table. coders: (model, hookpoint, architecture, binariser) with the seeds of each k; labels by binariser.
+
+    resamples and seed: of the bootstraps of differences between coders. explainers: whose explanations and scores it shows,
+    the first of them where it shows but one.
+    """
 
     name: str
     coders: list[dict[str, Any]]
     labels: dict[str, str]
     variants: list[str]
     style: dict[str, Any]
+    resamples: int
+    seed: int
+    explainers: list[str] = Field(default=[NGRAM], exclude_if=lambda names: names == [NGRAM])
+
+
+class GallerySpec(_Spec):
+    """The page of all figures. shown: their names; left_out: those that the config has nothing for, and what they need."""
+
+    shown: list[str]
+    left_out: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -379,6 +434,37 @@ class Plan:
         modules = ("bsc.evaluation.evaluate", REGISTRY[coder.binariser].module)
         return _stage(spec, modules, self.baseline(coder.model), *members)
 
+    def ablation(self, coder: CoderId) -> Stage:
+        """Ablation of one coder's latents by F1. Raises ValueError when the config asks for none."""
+        wanted = self.config.ablation
+        if wanted is None:
+            raise ValueError("the config has no `ablation`")
+        evaluation = self._evaluation_spec(coder.model, [coder.hookpoint]).model_copy(update={"sequences": wanted.sequences})
+        spec = AblationSpec(evaluation=evaluation, bins=wanted.bins, scorer=wanted.scorer)
+        modules = ("bsc.evaluation.ablation", REGISTRY[coder.binariser].module)
+        return _stage(spec, modules, self.tokens(coder.model), self.scores(coder, "trained"))
+
+    def labelled(self, name: str) -> Stage:
+        """A model's activations of labelled documents. Raises ValueError when the config asks for no probing."""
+        probing, model = self._probing(), self.config.models[name]
+        values = probing.model_dump(include=set(LabelledSpec.model_fields))
+        values["versions"] = {package: version(package) for package in probing.packages or []} or None
+        spec = LabelledSpec(**values, hookpoints=model.hookpoints, dtype=model.dtype)
+        return _stage(spec, ("bsc.probing.documents",), self.model(name))
+
+    def probe(self, coder: CoderId) -> Stage:
+        """Sparse probing of one coder's latents. Raises ValueError when the config asks for none."""
+        probing = self._probing()
+        picked = probing.model_dump(include={"counts", "test", "resamples", "seed"})
+        spec = ProbeSpec(hookpoint=coder.hookpoint, dtype=self.config.training.dtype, **picked)
+        modules = ("bsc.probing.probe", REGISTRY[coder.binariser].module)
+        return _stage(spec, modules, self.coder(coder), self.labelled(coder.model))
+
+    def _probing(self) -> Probing:
+        if self.config.probing is None:
+            raise ValueError("the config has no `probing`")
+        return self.config.probing
+
     @functools.cached_property
     def joint_coders(self) -> list[CoderId]:
         """Every (architecture, binariser, k, seed) that the grid has at all of a model's hookpoints, of which several."""
@@ -419,28 +505,64 @@ class Plan:
     def _windows(self) -> WindowsSpec:
         return WindowsSpec(**self.config.autointerp.model_dump(include=set(WindowsSpec.model_fields)))
 
-    def _explanations(self, coder: CoderId, variant: str) -> Stage:
-        """The explanations of a variant's latents."""
-        explainer = self.config.autointerp.explainer
-        spec = ExplainSpec(windows=self._windows(), explainer=explainer.model_dump())
-        modules = ("bsc.autointerp.explain", f"bsc.autointerp.explainers.{explainer.kind}")
-        return _stage(spec, modules, self.latents(coder, variant))
+    @functools.cached_property
+    def explainers(self) -> list[str]:
+        """Who explains: `ngram`, and the language models that the config names."""
+        return [NGRAM, *self.config.autointerp.llms]
 
-    def _scores(self, coder: CoderId, variant: str) -> Stage:
+    def judge(self, explainer: str) -> str:
+        """Who answers by the explanations of an explainer: `ngram` its own, language models those that the config says."""
+        return explainer if explainer == NGRAM else self.config.autointerp.judge or explainer
+
+    def _asked(self, explainer: str) -> tuple[dict[str, Any], list[Stage]]:
+        """An explainer as a spec holds it, and the stages that made it."""
+        if explainer == NGRAM:
+            return self.config.autointerp.explainer.model_dump(), []
+        llm = self.config.llms[explainer]
+        held = llm.model_dump(include={"temperature", "explanation_tokens", "answer_tokens", "structured", "logprobs"})
+        shown = {"show_activations": self.config.autointerp.show_activations, "prompts": digests()}
+        upstream = [self.model(llm.transformers)] if llm.transformers in self.config.models else []
+        return {"kind": "llm", "llm": explainer, "model": llm.name, **held, **shown}, upstream
+
+    @functools.cached_property
+    def llm_settings(self) -> dict[str, dict[str, Any]]:
+        """How each language model is reached, by its name: it changes no answer and is in no spec. No key is in it."""
+        reached = {"endpoint", "serve", "key", "concurrency", "timeout", "attempts", "prices", "budget"}
+        found = {}
+        for name, llm in self.config.llms.items():
+            local = llm.transformers in self.config.models
+            folder = f"{self.config.results}/{MODEL.format(model=llm.transformers)}" if local else llm.transformers
+            found[name] = {"model": llm.name, "transformers": folder, **llm.model_dump(include=reached)}
+        return found
+
+    @property
+    def answers(self) -> str:
+        """The folder of the language models' answers."""
+        return self.config.answers or f"{self.config.results}/{ANSWERS}"
+
+    def _explanations(self, coder: CoderId, variant: str, explainer: str = NGRAM) -> Stage:
+        """The explanations of a variant's latents."""
+        options, upstream = self._asked(explainer)
+        spec = ExplainSpec(windows=self._windows(), explainer=options)
+        modules = ("bsc.autointerp.explain", f"bsc.autointerp.explainers.{options['kind']}")
+        return _stage(spec, modules, self.latents(coder, variant), *upstream)
+
+    def _scores(self, coder: CoderId, variant: str, explainer: str = NGRAM) -> Stage:
         """The scores of a variant's explanations."""
         autointerp = self.config.autointerp
+        options, upstream = self._asked(self.judge(explainer))
         spec = ScoreSpec(
             windows=self._windows(),
             shuffled="shuffled" in autointerp.controls,
-            explainer=autointerp.explainer.model_dump(),
+            explainer=options,
             **autointerp.model_dump(include={"scorers", "marks", "windows_a_prompt", "resamples"}),
         )
         modules = (
             "bsc.autointerp.score",
-            f"bsc.autointerp.explainers.{autointerp.explainer.kind}",
+            f"bsc.autointerp.explainers.{options['kind']}",
             *(f"bsc.autointerp.scorers.{scorer}" for scorer in autointerp.scorers),
         )
-        return _stage(spec, modules, self.explanations(coder, variant))
+        return _stage(spec, modules, self.explanations(coder, variant, explainer), *upstream)
 
     @functools.cached_property
     def _places(self) -> dict[str, dict[str, int]]:
@@ -452,8 +574,20 @@ class Plan:
         return {"places": places} if places else {}
 
     def figure_coders(self, name: str) -> list[CoderId]:
-        """The coders that a figure or table shows: of the grid, or those that sweeps were made with."""
+        """The coders that a figure or table shows: of the grid, or those that sweeps were made with.
+
+        None where the config lacks the block that it is about, or where it compares explainers and there is but one.
+        """
+        block = FIGURES[name].block
+        if block is not None and getattr(self.config, block) is None:
+            return []
+        if FIGURES[name].compares and len(self.explainers) == 1:
+            return []
         return FIGURES[name].select(self.sweeps if "choice" in FIGURES[name].needs else self.config.coder_ids)
+
+    def figure_explainers(self, name: str) -> list[str]:
+        """Whose explanations and scores a figure or table shows."""
+        return self.explainers if FIGURES[name].compares else [self.config.figures.explainer]
 
     def figure(self, name: str) -> Stage:
         """A figure or a table."""
@@ -463,9 +597,18 @@ class Plan:
             coders=coder_blocks(coders + (self.joint_coders if FIGURES[name].joint else [])),
             labels={name: REGISTRY[name].label for name in in_order(coder.binariser for coder in coders)},
             variants=sorted({variant for coder in coders for variant in self.variants(coder)}),
-            style=self.config.figures.model_dump() | self._places,
+            style=self.config.figures.model_dump(exclude={"explainer"}) | self._places,
+            **self.config.evaluation.model_dump(include={"resamples", "seed"}),
+            explainers=self.figure_explainers(name),
         )
         return _stage(spec, (FIGURES[name].module,))
+
+    def gallery(self) -> Stage:
+        """The page of all figures and tables."""
+        shown = [name for name in FIGURES if self.figure_coders(name)]
+        left_out = {name: entry.lacks for name, entry in FIGURES.items() if name not in shown}
+        spec = GallerySpec(shown=shown, left_out=left_out)
+        return _stage(spec, ("bsc.figures.gallery",), *map(self.figure, shown))
 
 
 def _kind(coder: CoderId) -> tuple[object, ...]:

@@ -79,6 +79,20 @@ FAULTS = [
     ({"binarisers": {"topk": {"frequency": {**BIAS, "cap": 1.5}}}}, "binarisers.topk.frequency.cap", "less than or equal to 1"),
     ({"binarisers": {"topk": {"frequency": {"control": "bias"}}}}, "binarisers.topk.frequency.strength", "is needed"),
     ({"binarisers": {"topk": {"frequency": {**BIAS, "power": 1}}}}, "binarisers.topk.frequency.power", "known here: cap"),
+    ({"autointerp__llms": ["qwen"]}, "autointerp.llms", "not under `llms`"),
+    ({"autointerp__judge": "qwen"}, "autointerp.judge", "nothing to judge"),
+    ({"figures": {"explainer": "qwen"}}, "figures.explainer", "explains nothing here; there are ngram"),
+    ({"llms": {"ngram": {"model": "m", "endpoint": "http://h/v1"}}}, "llms", "is no name"),
+    ({"llms": {"../a": {"model": "m", "endpoint": "http://h/v1"}}}, "llms", "is no name"),
+    ({"llms": {"a": {"model": "m"}}}, "llms.a", "exactly one of"),
+    ({"llms": {"a": {"endpoint": "http://h/v1"}}}, "llms.a", "needs `model`"),
+    ({"llms": {"a": {"model": "m", "endpoint": "https://me:secret@h/v1"}}}, "llms.a", "no password"),
+    ({"llms": {"a": {"model": "m", "endpoint": "h:80"}}}, "llms.a.endpoint", "pattern"),
+    ({"llms": {"a": {"model": "m", "endpoint": "http://h/v1", "key": "sk-123"}}}, "llms.a.key", "pattern"),
+    ({"llms": {"a": {"model": "m", "endpoint": "http://h/v1", "budget": 2}}}, "llms.a", "needs `prices`"),
+    ({"llms": {"a": {"model": "m", "serve": {"command": "vllm serve"}}}}, "llms.a.serve.command", "needs `{port}`"),
+    ({"llms": {"a": {"model": "m", "serve": {"command": "x {port} {mdl}"}}}}, "llms.a.serve.command", "`{mdl}` is not filled"),
+    ({"llms": {"a": {"model": "m", "endpont": "http://h/v1"}}}, "llms.a.endpont", "did you mean `endpoint`"),
 ]
 
 

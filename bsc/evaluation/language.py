@@ -70,7 +70,7 @@ def score_sequences(
     with splice(model, replacements):
         for tokens in batches(contexts, batch, label):
             hidden = hidden_states(model, tokens)
-            rows += [_score(_logits(model, states), sequence) for states, sequence in zip(hidden, tokens, strict=True)]
+            rows += score_hidden(model, hidden, tokens)
     table = pd.DataFrame(rows, columns=["ce", "accuracy"])
     table.insert(0, "tokens", contexts.shape[1] - 1)
     table.insert(0, "sequence", range(len(table)))
@@ -81,6 +81,13 @@ def hidden_states(model: PreTrainedModel, tokens: Int[Tensor, "batch context"]) 
     """What the vocabulary head is given, without running the head."""
     states: Tensor = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
     return states
+
+
+def score_hidden(
+    model: PreTrainedModel, hidden: Float[Tensor, "batch context d"], tokens: Int[Tensor, "batch context"]
+) -> list[tuple[float, float]]:
+    """Cross-entropy (nats) and accuracy of each sequence from its hidden states; the head sees one sequence at a time."""
+    return [_score(_logits(model, states), sequence) for states, sequence in zip(hidden, tokens, strict=True)]
 
 
 def _logits(model: PreTrainedModel, states: Float[Tensor, "context d"]) -> Float[Tensor, "context vocabulary"]:

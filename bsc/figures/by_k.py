@@ -1,4 +1,4 @@
-"""Figures of one number by k: a panel for each architecture and hookpoint, a line a binariser (paper, Figs. 1-3 and 7)."""
+"""Figures of one number by k: a panel for each architecture and hookpoint, a line a binariser (paper, Figs. 1-3, 6-15)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from bsc.coders.binarisers.registry import in_order
 from bsc.errors import UserError
 from bsc.figures import style
 from bsc.figures.panels import ARCHITECTURE_NAMES, Panel, grid
-from bsc.figures.results import BOOTSTRAP, BOUNDS, KIND, SEEDS, evaluations, over_seeds, scores
+from bsc.figures.results import BOOTSTRAP, BOUNDS, KIND, SCORES, SEEDS, evaluations, over_seeds, scores, span
 from bsc.stages import FigureSpec
 
 _DODGE = 0.03
@@ -27,18 +27,35 @@ _BANDS: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class View:
-    """What a figure shows. column: of the results; scorer: whose scores, or None for a metric of the evaluation."""
+    """What a figure shows. column: of the results; scorer: whose scores, or None for a metric of the evaluation.
+
+    interval, unit: how the interval of a single seed is made, and over what.
+    """
 
     column: str
     label: str
     scorer: str | None = None
+    interval: str = BOOTSTRAP
+    unit: str = "sequences"
 
 
+_CE = View("ce_increase", "CE increase (nats/token)")
+_UNWEIGHTED, _WEIGHTED = (
+    {scorer: View(score, f"{scorer} F1, {score}", scorer, unit="latents") for scorer in ("detection", "fuzzing")}
+    for score in SCORES
+)
 VIEWS = {
-    "fig1": View("ce_increase", "CE increase (nats/token)"),
-    "fig2": View("unweighted", "fuzzing F1, unweighted", "fuzzing"),
-    "fig3": View("weighted", "fuzzing F1, weighted", "fuzzing"),
+    "fig1": _CE,
+    "fig2": _UNWEIGHTED["fuzzing"],
+    "fig3": _WEIGHTED["fuzzing"],
+    "fig6": View("accuracy_decrease", "accuracy decrease"),
     "fig7": View("fvu", "FVU (share of variance)"),
+    "fig8": View("dead_fraction", "dead latents (share)", interval="Wilson 95%", unit="latents"),
+    "fig11": _UNWEIGHTED["detection"],
+    "fig12": _WEIGHTED["detection"],
+    "fig13": _CE,
+    "fig14": _UNWEIGHTED["fuzzing"],
+    "fig15": _WEIGHTED["fuzzing"],
 }
 
 
@@ -60,7 +77,7 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
 
 def _evaluated(spec: FigureSpec, results: Path) -> tuple[pd.DataFrame, str]:
     table = evaluations(spec, results).assign(variant="trained", control="none")
-    return table, f"n\u00a0=\u00a0{_range(table['sequences'])} sequences, {_range(table['tokens'])} tokens."
+    return table, f"n\u00a0=\u00a0{span(table['sequences'])} sequences, {span(table['tokens'])} tokens."
 
 
 def _interpreted(spec: FigureSpec, results: Path, view: View) -> tuple[pd.DataFrame, str]:
@@ -73,12 +90,11 @@ def _interpreted(spec: FigureSpec, results: Path, view: View) -> tuple[pd.DataFr
             fix=f"add `{view.scorer}` to the scorers",
         )
     trained = shown[(shown["variant"] == "trained") & (shown["control"] == "none")]
-    return shown, f"n\u00a0=\u00a0{_range(trained['latents_scored'])} scored latents a coder."
-
-
-def _range(numbers: pd.Series) -> str:
-    low, high = int(numbers.min()), int(numbers.max())
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    left = 100 * (1 - trained["firing_share_scored"])
+    return shown, (
+        f"n\u00a0=\u00a0{span(trained['latents_scored'])} scored latents a coder; those left unscored "
+        f"(too rare, too dense or not sampled) have {left.min():.0f} to {left.max():.0f}% of all firings."
+    )
 
 
 def gather(table: pd.DataFrame, view: View) -> pd.DataFrame:
@@ -93,6 +109,7 @@ def gather(table: pd.DataFrame, view: View) -> pd.DataFrame:
     points = points.merge(extremes, on=by)
     if view.column == "weighted":
         points = points.merge(grouped[list(BOUNDS)].mean().reset_index(), on=by)
+    points["interval"] = points["interval"].replace(BOOTSTRAP, view.interval)
     points.insert(len(by), "measure", view.column if view.scorer is None else f"{view.scorer} {view.column}")
     return points
 
@@ -183,15 +200,14 @@ def _legend(points: pd.DataFrame, view: View, spec: FigureSpec) -> list[Any]:
 def _notes(points: pd.DataFrame, view: View, spec: FigureSpec) -> Iterator[str]:
     """Sentences that say what is drawn, of how many seeds, and what the bars are."""
     shown = points[(points["variant"] == "trained") & (points["control"] == "none")]
-    several, single = shown[shown["interval"] == SEEDS], shown[shown["interval"] == BOOTSTRAP]
-    unit = "sequences" if view.scorer is None else "latents"
+    several, single = (shown[shown["interval"] == one] for one in (SEEDS, view.interval))
     both = len(several) and len(single)
     if len(several):
         who = f" ({_labels(several, spec)})" if both else ""
-        yield f"Mean ± s.e.m. over {_range(several['seeds'])} seeds{who}."
+        yield f"Mean ± s.e.m. over {span(several['seeds'])} seeds{who}."
     if len(single):
         who = f" ({_labels(single, spec)})" if both else ""
-        yield f"One seed with its bootstrap 95% interval over {unit}{who}."
+        yield f"One seed with its {view.interval} interval over {view.unit}{who}."
     if not points.equals(shown):
         yield "Bands: from the lowest to the highest coder."
     if not set(points["variant"]) <= {"trained"}:

@@ -19,8 +19,8 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
         raise UserError(f"there is no figure `{spec.name}`; there are {', '.join(FIGURES)}", where="--spec")
     if not spec.coders:
         raise UserError(
-            f"`{spec.name}` has nothing to show: the config asks for no coder of the kind that it shows",
-            where="coders",
-            fix=f"add {FIGURES[spec.name].shows} to the grid",
+            f"`{spec.name}` has nothing to show: the config asks for nothing that it shows",
+            where=FIGURES[spec.name].block or "coders",
+            fix=f"it needs {FIGURES[spec.name].lacks}",
         )
     import_module(FIGURES[spec.name].module).draw(spec, results, output)

@@ -1,12 +1,18 @@
 """Every figure and table by name: what it shows, what it needs, and the module that draws it. No matplotlib in here."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from bsc.coders.binarisers.registry import REGISTRY
 from bsc.paths import CoderId
 
-Need = Literal["evaluation", "references", "scores", "latents", "explanations", "choice"]
+CONTINUOUS = ("topk", "groupmax")
+BINARY = ("binary-topk", "binary-topk-exact", "binary-groupmax", "gumbel", "reinmax", "binary-threshold")
+"""In the order in which they stand for their kind where a figure shows one."""
+
+Need = Literal["evaluation", "references", "scores", "latents", "explanations", "choice", "training", "ablation", "probing"]
 
 
 @dataclass(frozen=True)
@@ -14,7 +20,8 @@ class Figure:
     """module: where its `draw` is. needs: which results of each coder it reads. select: which coders of a grid it shows.
 
     kind: figure (PDF and PNG) or table (CSV, and LaTeX where `latex`). joint: joint evaluations are shown too.
-    shows: a coder that the grid must have for there to be anything to show, in words.
+    shows: a coder that the grid must have for there to be anything to show, in words. block: a block of the config without
+    which its results are not made. compares: every explainer, side by side.
     """
 
     module: str
@@ -24,6 +31,15 @@ class Figure:
     joint: bool = False
     latex: bool = False
     shows: str = "a coder"
+    block: str | None = None
+    compares: bool = False
+
+    @property
+    def lacks(self) -> str:
+        """What a config lacks for which it has nothing to show."""
+        if self.compares:
+            return "a language model under `autointerp.llms`"
+        return f"{self.shows} in the grid" + (f", and `{self.block}` in the config" if self.block else "")
 
     def files(self, name: str) -> list[str]:
         """What it writes under the results folder, when its name is `name`; the CSV holds the numbers that it shows."""
@@ -44,14 +60,60 @@ def transcoders(coders: Sequence[CoderId]) -> list[CoderId]:
     return []
 
 
+def autoencoders(coders: Sequence[CoderId]) -> list[CoderId]:
+    """The SAEs of the grid."""
+    return [coder for coder in coders if coder.architecture == "sae"]
+
+
+def at_one_k(coders: Sequence[CoderId]) -> list[CoderId]:
+    """The coders at the k that most kinds of coder have; of several, at the paper's 32, else at the largest."""
+    kinds: dict[int, set[tuple[str, str, str, str]]] = {}
+    for coder in coders:
+        kinds.setdefault(coder.k, set()).add((coder.model, coder.hookpoint, coder.architecture, coder.binariser))
+    best = max(kinds, key=lambda k: (len(kinds[k]), k == 32, k), default=None)
+    return [coder for coder in coders if coder.k == best]
+
+
+def first_at_one_k(coders: Sequence[CoderId]) -> list[CoderId]:
+    """Of the coders at one k, the first seed of each kind."""
+    firsts: dict[object, CoderId] = {}
+    for coder in sorted(at_one_k(coders)):
+        firsts.setdefault((cell(coder), coder.binariser), coder)
+    return list(firsts.values())
+
+
+def of_several_models(coders: Sequence[CoderId]) -> list[CoderId]:
+    """Everything, if there are coders of more than one model."""
+    return list(coders) if len({coder.model for coder in coders}) > 1 else []
+
+
+def of_several_seeds(coders: Sequence[CoderId]) -> list[CoderId]:
+    """The coders that there are several of, but for their seed."""
+    counts = Counter((cell(coder), coder.binariser) for coder in coders)
+    return [coder for coder in coders if counts[cell(coder), coder.binariser] > 1]
+
+
 def one_continuous(coders: Sequence[CoderId]) -> list[CoderId]:
     """The first `topk` coder at the largest k."""
-    return _first(coders, ("topk", "groupmax"))
+    return _first(coders, CONTINUOUS)
 
 
 def one_binary(coders: Sequence[CoderId]) -> list[CoderId]:
     """The first binary coder at the largest k, `binary-topk` if there is one."""
-    return _first(coders, ("binary-topk", "binary-topk-exact", "binary-groupmax", "gumbel", "reinmax", "binary-threshold"))
+    return _first(coders, BINARY)
+
+
+def cell(coder: CoderId) -> tuple[str, str, str, int]:
+    """Where a binary and a continuous coder can be compared: model, hookpoint, architecture and k."""
+    return coder.model, coder.hookpoint, coder.architecture, coder.k
+
+
+def compared(coders: Sequence[CoderId]) -> list[CoderId]:
+    """The coders of the cells that have both a binary and a continuous one."""
+    kinds: dict[object, set[bool]] = {}
+    for coder in coders:
+        kinds.setdefault(cell(coder), set()).add(REGISTRY[coder.binariser].continuous)
+    return [coder for coder in coders if len(kinds[cell(coder)]) == 2]
 
 
 def _first(coders: Sequence[CoderId], order: tuple[str, ...]) -> list[CoderId]:
@@ -59,16 +121,39 @@ def _first(coders: Sequence[CoderId], order: tuple[str, ...]) -> list[CoderId]:
     return sorted(shown, key=lambda coder: (order.index(coder.binariser), -coder.k, coder))[:1]
 
 
+BOTH = "a binary and a continuous coder of one architecture, hookpoint and k"
+
 FIGURES: dict[str, Figure] = {
     "fig1": Figure("bsc.figures.by_k", ("evaluation",), transcoders),
     "fig2": Figure("bsc.figures.by_k", ("scores",), transcoders),
     "fig3": Figure("bsc.figures.by_k", ("scores",), transcoders),
     "fig4": Figure("bsc.figures.windows", ("scores", "explanations", "latents"), one_continuous, shows="a `topk` coder"),
     "fig5": Figure("bsc.figures.windows", ("scores", "explanations", "latents"), one_binary, shows="a `binary-topk` coder"),
+    "fig6": Figure("bsc.figures.by_k", ("evaluation",), everything),
     "fig7": Figure("bsc.figures.by_k", ("evaluation",), everything),
+    "fig8": Figure("bsc.figures.by_k", ("evaluation",), everything),
+    "fig9": Figure("bsc.figures.training", ("training",), everything),
+    "fig10": Figure("bsc.figures.training", ("training",), everything),
+    "fig11": Figure("bsc.figures.by_k", ("scores",), transcoders),
+    "fig12": Figure("bsc.figures.by_k", ("scores",), transcoders),
+    "fig13": Figure("bsc.figures.by_k", ("evaluation",), autoencoders, shows="an `sae`"),
+    "fig14": Figure("bsc.figures.by_k", ("scores",), autoencoders, shows="an `sae`"),
+    "fig15": Figure("bsc.figures.by_k", ("scores",), autoencoders, shows="an `sae`"),
     "fig16": Figure("bsc.figures.frequencies", ("latents",), everything),
     "frequency-control": Figure("bsc.figures.control", ("evaluation",), everything),
     "learning-rates": Figure("bsc.figures.sweeps", ("choice",), everything, shows="`tune` to the config and a coder"),
+    "fig17": Figure("bsc.figures.distributions", ("scores", "latents"), at_one_k),
+    "fig18": Figure("bsc.figures.ablation", ("ablation", "latents"), first_at_one_k, block="ablation"),
+    "fig19": Figure("bsc.figures.compared", ("evaluation", "scores"), at_one_k),
+    "fig20": Figure("bsc.figures.training", ("evaluation", "training"), of_several_models, shows="coders of a second model"),
+    "fig21": Figure("bsc.figures.probing", ("probing",), first_at_one_k, block="probing"),
+    "runtime": Figure("bsc.figures.runtime", ("training",), everything),
+    "score-distribution": Figure("bsc.figures.distributions", ("scores", "latents"), at_one_k),
+    "seeds": Figure("bsc.figures.compared", ("evaluation", "scores"), of_several_seeds, shows="a second seed of a coder"),
+    "explainers": Figure("bsc.figures.explainers", ("scores",), transcoders, compares=True),
     "table1": Figure("bsc.figures.tables", ("evaluation", "references", "scores"), everything, "table", True, True),
+    "table2": Figure("bsc.figures.tables", ("evaluation", "references", "scores"), at_one_k, "table", latex=True),
     "coders": Figure("bsc.figures.tables", ("evaluation", "references", "scores"), everything, "table", True),
+    "claims": Figure("bsc.figures.claims", ("evaluation", "scores"), compared, "table", shows=BOTH),
+    "comparisons": Figure("bsc.figures.claims", ("evaluation", "scores"), compared, "table", shows=BOTH),
 }

@@ -79,7 +79,7 @@ def _kind(coder: CoderId) -> list[object]:
 
 
 def scores(spec: FigureSpec, results: Path) -> pd.DataFrame:
-    """One row for each coder, variant, scorer and control: its keys, `SCORES` with intervals, `BOUNDS`, and counts.
+    """One row for each coder, variant, explainer, scorer and control: its keys, `SCORES` with intervals, `BOUNDS`, and counts.
 
     `latents_STATUS` counts latents, `firing_share_STATUS` is their share of all firings, for each of `STATUSES`. Undefined
     scores (no latent is scored) are NaN.
@@ -87,8 +87,10 @@ def scores(spec: FigureSpec, results: Path) -> pd.DataFrame:
     rows = []
     for coder in coders_of(spec.coders):
         for variant in variants(coder, spec) if coder.hookpoint != JOINT else []:
-            summary = read_json(results / coder.at(paths.SCORES, variant=variant) / "summary.json")
-            rows += [{**vars(coder), "variant": variant, **row} for row in _scored(summary)]
+            for explainer in spec.explainers:
+                folder = results / coder.at(paths.interpreted(paths.SCORES, explainer), variant=variant)
+                keys = {**vars(coder), "variant": variant, "explainer": explainer}
+                rows += [{**keys, **row} for row in _scored(read_json(folder / "summary.json"))]
     return pd.DataFrame(rows)
 
 
@@ -125,3 +127,9 @@ def _mean(group: pd.DataFrame, column: str) -> dict[str, Any]:
         return {"seeds": 1, "value": values[0], **ends, "interval": BOOTSTRAP}
     mean, error = values.mean(), values.std(ddof=1) / np.sqrt(len(values))
     return {"seeds": len(values), "value": mean, "low": mean - error, "high": mean + error, "interval": SEEDS}
+
+
+def span(numbers: pd.Series) -> str:
+    """Counts in words: `200`, or `152 to 200` where they differ."""
+    low, high = int(numbers.min()), int(numbers.max())
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

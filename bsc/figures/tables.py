@@ -1,4 +1,4 @@
-"""Tables of every coder: `coders`, one row each with all intervals, and `table1`, means over seeds, as CSV and LaTeX."""
+"""Tables of coders, as CSV and LaTeX: `coders`, one row each; `table1`, means over seeds; `table2`, the same at one k."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +40,7 @@ _CAPTION = (
 
 
 def draw(spec: FigureSpec, results: Path, output: Path) -> None:
-    """Write `coders` or `table1`, whichever `spec.name` says."""
+    """Write `coders`, `table1` or `table2`, whichever `spec.name` says."""
     coders, references = every_coder(spec, results), ablations(spec, results)
     if spec.name == "coders":
         write_csv(pd.concat([coders.assign(kind="coder"), references], ignore_index=True)[_columns(coders)], output)

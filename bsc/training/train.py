@@ -8,7 +8,7 @@ from pathlib import Path
 from bsc.activations.store import ActivationStore
 from bsc.coders.binarisers.registry import REGISTRY
 from bsc.coders.load import save_coder
-from bsc.device import device, keep_freed_memory
+from bsc.device import device
 from bsc.errors import UserError
 from bsc.io import read_json
 from bsc.progress import Progress, job_label
@@ -38,7 +38,6 @@ def train(spec: CoderSpec, index: Path, output: Path, *, choice: Path | None = N
     Raises UserError when the activations do not fit the spec, when it has no learning rate, or when the disk is full; Diverged
     when training diverges (its state is then in diverged.safetensors and diverged.json); CorruptFile for a damaged shard.
     """
-    keep_freed_memory()
     spec = _rated(spec, choice)
     store = ActivationStore.open(index)
     _check(spec, store, index)

@@ -16,11 +16,12 @@ from bsc.coders.binarisers.registry import REGISTRY, in_order, kind_of
 from bsc.config import Figures
 from bsc.figures.registry import FIGURES
 from bsc.io import write_json, write_manifest, write_parquet, write_tensors, write_text
-from bsc.paths import JOINT, CoderId
+from bsc.paths import JOINT, NGRAM, CoderId
 from bsc.stages import ExplainSpec, FigureSpec, ScoreSpec, WindowsSpec, coder_blocks
 
 BINARISERS = ("topk", "binary-topk", "binary-groupmax", "gumbel")
 STYLE = Figures(dpi=50).model_dump()
+EXPLAINERS = (NGRAM, "some-llm")
 TOKENS, LATENTS = 130_560, 4_608
 
 
@@ -43,13 +44,22 @@ def grid(
     ]
 
 
-def figure_spec(name: str, coders: list[CoderId], variants: tuple[str, ...] = ("trained",), **style: Any) -> FigureSpec:
+def figure_spec(
+    name: str, coders: list[CoderId], variants: tuple[str, ...] = ("trained",), explainer: str = NGRAM, **style: Any
+) -> FigureSpec:
     """The spec that the plan would make for these coders."""
     shown = FIGURES[name].select([coder for coder in coders if coder.hookpoint != JOINT])
     joint = [coder for coder in coders if coder.hookpoint == JOINT and FIGURES[name].joint]
     labels = {name: REGISTRY[name].label for name in in_order(coder.binariser for coder in shown)}
     return FigureSpec(
-        name=name, coders=coder_blocks(shown + joint), labels=labels, variants=sorted(variants), style={**STYLE, **style}
+        name=name,
+        coders=coder_blocks(shown + joint),
+        labels=labels,
+        variants=sorted(variants),
+        style={**STYLE, **style},
+        resamples=200,
+        seed=0,
+        explainers=list(EXPLAINERS) if FIGURES[name].compares else [explainer],
     )
 
 
@@ -82,7 +92,7 @@ def metrics_of(coder: CoderId) -> dict[str, Any]:
     return {"sequences": 64, "tokens": 16_320, "ce": 2.9 + rise, **metrics, "baseline": {"ce": 2.9, "accuracy": 0.41}}
 
 
-def summary_of(coder: CoderId, variant: str, *, scored: bool = True) -> dict[str, Any]:
+def summary_of(coder: CoderId, variant: str, explainer: str = NGRAM, *, scored: bool = True) -> dict[str, Any]:
     """What `bsc score` sums up."""
     if not scored:
         empty = {"unweighted": band(None), "weighted": {**band(None), "dense_as_zero": None, "dense_as_one": None}}
@@ -95,6 +105,7 @@ def summary_of(coder: CoderId, variant: str, *, scored: bool = True) -> dict[str
         }
     binary = not REGISTRY[coder.binariser].continuous
     base = {"trained": 0.74 + 0.03 * binary, "random": 0.58, "binarised": 0.7}[variant] - 0.0004 * coder.k + 0.01 * coder.seed
+    base += 0.0 if explainer == NGRAM else 0.08
     controls = {"none": base, "shuffled": 0.36 + 0.02 * binary + 0.004 * coder.seed}
     return {
         "scorers": {
@@ -127,6 +138,64 @@ def counts_of(coder: CoderId) -> pd.DataFrame:
     return pd.DataFrame({"latent": np.arange(LATENTS), "firings": firings, "rate": firings / TOKENS})
 
 
+def sequences_of(coder: CoderId) -> pd.DataFrame:
+    """What `bsc evaluate` writes of 64 sequences: hard ones are hard for every coder, and the coder's rise is on top of that.
+
+    Without the noise, cross-entropy and FVU are those of `metrics_of`.
+    """
+    own = np.random.default_rng([coder.k, coder.seed, list(REGISTRY).index(coder.binariser)])
+    hard, rise = baseline_sequences()["ce"].to_numpy(), metrics_of(coder)["ce"] - 2.9
+    deviation = 1_000.0 * hard
+    return pd.DataFrame(
+        {
+            "sequence": range(64),
+            "tokens": 255,
+            "ce": hard + rise + own.normal(0, 0.002, 64),
+            "squared_error": deviation * (0.2 + rise) * own.normal(1, 0.01, 64),
+            "squared_deviation": deviation,
+        }
+    )
+
+
+def baseline_sequences() -> pd.DataFrame:
+    """What `bsc baseline` writes: sequences that differ a lot."""
+    return pd.DataFrame({"sequence": range(64), "tokens": 255, "ce": np.random.default_rng(0).normal(2.9, 0.4, 64)})
+
+
+def latent_scores_of(coder: CoderId, scored: int = 150) -> pd.DataFrame:
+    """What `bsc score` writes of each scored latent: binary coders' F1 are 0.1 higher, but fall with the firing rate."""
+    own = np.random.default_rng([7, coder.k, coder.seed, list(REGISTRY).index(coder.binariser)])
+    counts = counts_of(coder)
+    latents = counts[counts["firings"] > 200]["latent"].to_numpy()[:scored]
+    firings, binary = counts["firings"].to_numpy()[latents], not REGISTRY[coder.binariser].continuous
+    rows = []
+    for scorer in ("detection", "fuzzing"):
+        for control in ("none", "shuffled"):
+            mean = 0.65 + 0.1 * binary - 0.35 * binary * (firings > np.quantile(firings, 0.8))
+            hits = own.binomial(50, np.full_like(mean, 0.1) if control == "shuffled" else mean)
+            misses = own.binomial(50, 0.05, len(latents))
+            f1 = np.where(hits > 0, 2 * hits / (50 + hits + misses), 0.0)
+            table = {
+                "latent": latents,
+                "scorer": scorer,
+                "control": control,
+                "true_positive": hits,
+                "false_negative": 50 - hits,
+            }
+            rows.append(
+                pd.DataFrame({**table, "false_positive": misses, "true_negative": 50 - misses, "f1": f1, "firings": firings})
+            )
+    return pd.concat(rows, ignore_index=True)
+
+
+def log_of(coder: CoderId, steps: int = 150) -> pd.DataFrame:
+    """A training log: FVU falls to what the coder ends with; the steps of larger k take longer."""
+    step = np.arange(1, steps + 1)
+    fvu = 0.2 + 0.03 * list(REGISTRY).index(coder.binariser) + np.exp(-step / 20)
+    rates = {"tokens_per_second": 1e6 / (50 + coder.k), "learning_rate": 1e-3, "dead_fraction": np.minimum(step / 1000, 0.1)}
+    return pd.DataFrame({"step": step, "tokens": 1024 * step, "fvu": fvu, **rates})
+
+
 def write_results(
     results: Path, coders: list[CoderId], variants: tuple[str, ...] = ("trained",), *, scored: bool = True
 ) -> None:
@@ -138,10 +207,19 @@ def write_results(
         write_json(results / site / "metrics.json", {"zero-ablated": ablated, "mean-ablated": ablated})
         if coder.hookpoint == JOINT:
             continue
+        write_parquet(results / coder.at(paths.EVALUATION) / "sequences.parquet", sequences_of(coder))
+        write_parquet(results / coder.at(paths.EVALUATION) / "latents.parquet", counts_of(coder))
+        write_parquet(results / coder.at(paths.BASELINE) / "sequences.parquet", baseline_sequences())
+        write_parquet(results / coder.at(paths.CODERS) / "log.parquet", log_of(coder))
+        trained = {"latents": LATENTS, "batch_tokens": 1024, "dead_after_tokens": 100_000}
+        write_json(results / coder.at(paths.CODERS) / "config.json", {"spec": trained})
+        own = latent_scores_of(coder) if scored else latent_scores_of(coder).iloc[:0]
+        write_parquet(results / coder.at(paths.SCORES, variant="trained") / "scores.parquet", own)
         write_parquet(results / coder.at(paths.LATENTS, variant="trained") / "counts.parquet", counts_of(coder))
         for variant in variants:
-            folder = results / coder.at(paths.SCORES, variant=variant)
-            write_json(folder / "summary.json", summary_of(coder, variant, scored=scored))
+            for explainer in EXPLAINERS:
+                folder = results / coder.at(paths.interpreted(paths.SCORES, explainer), variant=variant)
+                write_json(folder / "summary.json", summary_of(coder, variant, explainer, scored=scored))
 
 
 WORDS = (

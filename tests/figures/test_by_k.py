@@ -119,3 +119,19 @@ def test_a_config_without_fuzzing_is_told_so(written, tmp_path: Path) -> None:
         write_json(path, summary)
     with pytest.raises(UserError, match="no fuzzing scores"):
         draw(figure_spec("fig2", coders), results, tmp_path / "fig2")
+
+
+def test_saes_and_detection_have_figures_of_their_own(written, tmp_path: Path) -> None:
+    coders = grid(architectures=("sae", "skip-transcoder"), seeds=(1,))
+    results = written(coders)
+    table = drawn("fig13", coders, results, tmp_path)
+    assert set(table["architecture"]) == {"sae"}
+    shown = row(drawn("fig12", coders, results, tmp_path), binariser="gumbel", k=16, control="none")
+    (coder,) = (c for c in coders if c.binariser == "gumbel" and c.k == 16 and c.architecture == "skip-transcoder")
+    detection = summary_of(coder, "trained")["scorers"]["detection"]["none"]["weighted"]
+    assert shown["value"] == pytest.approx(detection["value"], rel=1e-7)
+
+
+def test_shares_of_latents_say_that_their_interval_is_wilsons(written, tmp_path: Path) -> None:
+    coders = grid(seeds=(1,))
+    assert set(drawn("fig8", coders, written(coders), tmp_path)["interval"]) == {"Wilson 95%"}

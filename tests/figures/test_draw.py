@@ -28,7 +28,8 @@ print([name for name in ("torch", "transformers") if name in sys.modules])
 """
 
 
-GRID = grid(ks=(16,), binarisers=("topk", "binary-topk"))
+GRID = grid(ks=(16,), binarisers=("topk", "binary-topk"), architectures=("sae", "skip-transcoder"))
+GRID += grid(ks=(16,), binarisers=("topk", "binary-topk"), model="smollm2-360m")
 VARIANTS = ("trained", "random", "binarised")
 
 
@@ -83,7 +84,7 @@ def test_a_figure_without_coders_says_what_the_config_lacks(tmp_path: Path) -> N
 
 
 def test_an_unknown_figure_is_named(tmp_path: Path) -> None:
-    spec = FigureSpec(name="fig99", coders=[], labels={}, variants=[], style=STYLE)
+    spec = FigureSpec(name="fig99", coders=[], labels={}, variants=[], style=STYLE, resamples=200, seed=0)
     with pytest.raises(UserError, match="fig99"):
         draw(spec, tmp_path, tmp_path / "fig99")
 

@@ -86,3 +86,38 @@ rule evaluate:
     shell:
         "python -m bsc evaluate --spec {params.spec:q} --model {params.model:q} --tokens {params.tokens:q}"
         " --baseline {params.baseline:q} --coders {params.coders:q} --output {params.output:q} --log {log:q}"
+
+
+rule ablation:
+    """Set a coder's latents to zero in bins of F1: what each bin is worth to the model."""
+    input:
+        model=at(paths.MODEL, file="manifest.json"),
+        tokens=at(paths.TOKENS, file="evaluation.safetensors"),
+        coder=at(paths.CODERS, file="manifest.json"),
+        scores=lambda w: at(paths.SCORES, coder_of(w), variant="trained", file="manifest.json"),
+    output:
+        [
+            at(paths.ABLATION, file=file)
+            for file in ("manifest.json", "bins.parquet", "members.parquet", "sequences.parquet")
+        ],
+    log:
+        log_of(paths.ABLATION),
+    benchmark:
+        benchmark_of(paths.ABLATION)
+    conda:
+        "../envs/bsc.yaml"
+    threads: 1
+    resources:
+        mem_mb=grown(8_000),
+        runtime=grown(24 * 60),
+        gpus=1,
+    params:
+        **spec(lambda w: plan.ablation(coder_of(w))),
+        model=folder("model"),
+        tokens=folder("tokens"),
+        coder=folder("coder"),
+        scores=folder("scores"),
+        output=folder("output"),
+    shell:
+        "python -m bsc ablation --spec {params.spec:q} --model {params.model:q} --tokens {params.tokens:q}"
+        " --coder {params.coder:q} --scores {params.scores:q} --output {params.output:q} --log {log:q}"

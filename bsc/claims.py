@@ -1,0 +1,45 @@
+"""What `bsc claims` prints: the paper's four findings with their intervals, as the workflow's `claims.csv` has them."""
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from bsc import config as bsc_config
+from bsc import paths
+from bsc.errors import UserError
+
+_WIDTH = 112
+_FOOT = (
+    "Differences are binary less continuous, the mean over cells (a model, hookpoint, architecture and k), with 95% intervals "
+    "over sequences (paired) or latents, and over seeds where each cell has several; with one, other seeds may give something "
+    "else. Other pairs, and each cell alone, are in comparisons.csv beside claims.csv."
+)
+
+
+def report(files: list[Path]) -> str:
+    """The findings of a config's results, in lines for a terminal.
+
+    Raises UserError when the config is at fault, or when its results have no `claims.csv` yet.
+    """
+    results = Path(bsc_config.load(files).results)
+    path = results / (paths.TABLE.format(table="claims") + ".csv")
+    if not path.is_file():
+        raise UserError("the findings are not judged yet", where=str(path), fix=f"run `snakemake -c2 {path}`")
+    import pandas as pd
+
+    lines: list[str] = []
+    for finding, rows in pd.read_csv(path).groupby("finding", sort=True):
+        lines += ["", f"{finding}. {rows['claim'].iloc[0]}"]
+        for row in rows.fillna({"note": ""}).to_dict("records"):
+            lines += _row(row)
+    return "\n".join([*lines, "", *textwrap.wrap(_FOOT, _WIDTH)]).lstrip("\n")
+
+
+def _row(row: dict[Any, Any]) -> list[str]:
+    if row["cells"] == 0:
+        return [f"   {row['quantity']}: {row['verdict']} ({row['note']})"]
+    sides = f"{row['binary_binariser']} {row['binary']:.4g}, {row['continuous_binariser']} {row['continuous']:.4g}"
+    difference = f"difference {row['difference']:+.4g} [{row['low']:+.4g}, {row['high']:+.4g}]"
+    counts = f"{row['n']:,} {row['unit']}, seeds: {row['seeds']}, cells: {row['cells']}"
+    note = textwrap.wrap(f"{counts}. {row['note']}".strip(), _WIDTH - 8, initial_indent=" " * 8, subsequent_indent=" " * 8)
+    return [f"   {row['quantity']}: {row['verdict']}", f"        {sides}; {difference}", *note]

@@ -1,0 +1,208 @@
+"""What a coder's latents are worth to the model, by how well they are explained (paper, Fig. 18).
+
+Latents are cut into bins of F1 with equal firing counts. In the spliced model each bin's latents are set to 0 in turn; changes
+are against the splice with all of them. The layers below the hookpoint run once a batch: ablation subtracts Σ z_i W_dec[i] of
+the bin from the hidden states above the hooked layer, from where the rest of the model goes on.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from bsc.coders.code import Code
+from bsc.coders.coder import SparseCoder
+from bsc.coders.decode import combine
+from bsc.coders.load import load_coder
+from bsc.device import device, resolve_dtype
+from bsc.errors import UserError
+from bsc.evaluation.bins import bin_facts, equal_firing_bins
+from bsc.evaluation.bootstrap import Interval, bootstrap_ratio
+from bsc.evaluation.language import PROBE, hidden_states, load, score_hidden
+from bsc.evaluation.replacement import Recorder, from_coder
+from bsc.io import read_manifest, read_parquet, write_manifest, write_parquet
+from bsc.models.hooks import splice
+from bsc.models.layers import only_layers
+from bsc.paths import layer
+from bsc.progress import Progress, job_label
+from bsc.stages import AblationSpec, EvaluationSpec
+
+BINS, MEMBERS, SEQUENCES = "bins.parquet", "members.parquet", "sequences.parquet"
+WHOLE = -1
+"""The `bin` of the splice in which nothing is ablated."""
+
+States = Float[Tensor, "batch position d"]
+
+
+def ablate(spec: AblationSpec, model: Path, tokens: Path, coder: Path, scores: Path, output: Path) -> None:
+    """Write `bins.parquet`, `members.parquet` (latent, f1, firings, bin) and `sequences.parquet`.
+
+    bins: bin, latents, firings, f1 (firing-weighted mean), and `ce_change` (nats/token), `accuracy_change` and `fvu_change`
+    with `_low` and `_high`, bootstrap 95% intervals over sequences, ablated and unablated resampled together. sequences: bin
+    (-1: nothing ablated), sequence, tokens, ce, accuracy, squared_error, squared_deviation. Position 0 keeps the module's own
+    output. Raises UserError when no latent was scored, or when the model cannot be cut at the hookpoint.
+    """
+    members = equal_firing_bins(_scored(spec, scores), spec.bins)
+    if members.empty:
+        what = f"no latent has a {spec.scorer} score, so there is nothing to ablate"
+        raise UserError(what, where=str(scores), fix="score more latents: more text, or a lower `autointerp.minimum_windows`")
+    language_model, contexts = load(spec.evaluation, model, tokens)
+    (hookpoint,) = spec.evaluation.hookpoints
+    above = _Above(language_model, layer(hookpoint))
+    above.check(contexts[:1, :PROBE], model)
+    lower = _Lower(above, hookpoint, load_coder(coder).to(device()), spec.evaluation)
+    table = _measure(lower, members, contexts, spec.evaluation.batch_sequences, job_label("ablation", output))
+    write_parquet(output / SEQUENCES, table)
+    write_parquet(output / MEMBERS, members)
+    write_parquet(output / BINS, bin_facts(members).merge(_changes(table, spec.evaluation), on="bin", validate="1:1"))
+    facts = {"scorer": spec.scorer, "bins": int(members["bin"].max()) + 1, "latents": len(members)}
+    shares = {"firings": int(members["firings"].sum()), "sequences": len(contexts)}
+    write_manifest(output, [BINS, MEMBERS, SEQUENCES], {**facts, **shares})
+
+
+def _scored(spec: AblationSpec, scores: Path) -> pd.DataFrame:
+    read_manifest(scores)
+    table = read_parquet(scores / "scores.parquet")
+    return table[(table["scorer"] == spec.scorer) & (table["control"] == "none")]
+
+
+class _Above:
+    """The model's layers above the hooked one, and its head."""
+
+    def __init__(self, model: PreTrainedModel, hooked: int) -> None:
+        self.model, self.hooked = model, hooked
+        self._layers = cast(nn.ModuleList, model.base_model.layers)
+
+    def below(self, tokens: Int[Tensor, "batch position"]) -> States:
+        """Hidden states after the hooked layer, whatever is spliced into it."""
+        found: list[Tensor] = []
+
+        def keep(module: nn.Module, arguments: object, output: Tensor | tuple[Tensor, ...]) -> None:
+            found.append(output[0] if isinstance(output, tuple) else output)
+
+        hook = self._layers[self.hooked].register_forward_hook(keep)
+        try:
+            with only_layers(self.model, 0, self.hooked + 1):
+                hidden_states(self.model, tokens)
+        finally:
+            hook.remove()
+        return found[0]
+
+    def __call__(self, states: States) -> States:
+        """From hidden states after the hooked layer to what the head is given."""
+        with only_layers(self.model, self.hooked + 1, len(self._layers)):
+            found: Tensor = self.model.base_model(inputs_embeds=states, use_cache=False).last_hidden_state
+        return found
+
+    @torch.inference_mode()
+    def check(self, probe: Int[Tensor, "1 probe"], folder: Path) -> None:
+        """Refuse models that cannot be cut in two here: what they say would be wrong without a word."""
+        probe = probe.long().to(device())
+        whole, parts = hidden_states(self.model, probe), self(self.below(probe))
+        if not torch.allclose(whole, parts, atol=0.02 * float(whole.abs().max())):
+            what = "the model gives something else when its lower and upper layers are run one after the other"
+            raise UserError(what, where=str(folder), fix="use a model of the Llama kind, or leave `ablation` out")
+
+
+class _Batch(NamedTuple):
+    """A spliced batch. code: of its rows but position 0, flattened; residual: y - ŷ of them."""
+
+    tokens: Int[Tensor, "batch position"]
+    states: States
+    code: Code
+    residual: Float[Tensor, "batch rows d"]
+
+
+class _Lower:
+    """The model up to the hooked layer, with a coder spliced in."""
+
+    def __init__(self, above: _Above, hookpoint: str, coder: SparseCoder, spec: EvaluationSpec) -> None:
+        self.above, self.coder, self._hookpoint = above, coder, hookpoint
+        self._reconstruct = from_coder(coder, bfloat16=resolve_dtype(spec.dtype, device()) == torch.bfloat16)
+        self.recorder = Recorder(self._kept, coder.latents)
+        self._last: tuple[Tensor, Code] | None = None
+
+    def _kept(self, x: Tensor, y: Tensor) -> tuple[Tensor, Code | None]:
+        y_hat, code = self._reconstruct(x, y)
+        if code is not None:
+            self._last = (y - y_hat, code)
+        return y_hat, code
+
+    def run(self, tokens: Int[Tensor, "batch position"]) -> _Batch:
+        """One batch, up to and with the hooked layer."""
+        with splice(self.above.model, {self._hookpoint: self.recorder}):
+            states = self.above.below(tokens)
+        if self._last is None:
+            raise AssertionError("the hooked module was not run")
+        residual, code = self._last
+        return _Batch(tokens, states, code, residual.view(len(tokens), -1, residual.shape[-1]))
+
+
+def without(batch: _Batch, kept: Int[Tensor, " latents"], number: int, W_dec: Float[Tensor, "latents d"]) -> Tensor:
+    """Σ z_i W_dec[i] over the latents i of bin `number`, for each row: what ablating it takes away. kept: each latent's bin."""
+    code = batch.code
+    mine = kept == number
+    values = code.values * (mine if code.indices is None else mine[code.indices])
+    return combine(Code(code.indices, values), W_dec).view_as(batch.residual)
+
+
+@torch.inference_mode()
+def _measure(
+    lower: _Lower, members: pd.DataFrame, contexts: Int[Tensor, "sequences context"], size: int, label: str
+) -> pd.DataFrame:
+    """One row for each bin, and for none, and each sequence."""
+    bins = int(members["bin"].max()) + 1
+    place = torch.full((lower.coder.latents,), WHOLE, dtype=torch.long)
+    place[torch.tensor(members["latent"].tolist())] = torch.tensor(members["bin"].tolist())
+    place = place.to(device())
+    rows: list[dict[str, float]] = []
+    with Progress(label, contexts.numel() * (bins + 1), "tokens") as progress:
+        for first in range(0, len(contexts), size):
+            batch = lower.run(contexts[first : first + size].long().to(device()))
+            for number in range(WHOLE, bins):
+                rows += _ablated(lower, batch, place, number, first)
+                progress.advance(batch.tokens.numel())
+    table = pd.DataFrame(rows)
+    sums = lower.recorder.sequences()["squared_deviation"]
+    return table.assign(squared_deviation=table["sequence"].map(sums)).sort_values(["bin", "sequence"], ignore_index=True)
+
+
+def _ablated(lower: _Lower, batch: _Batch, place: Tensor, number: int, first: int) -> Iterator[dict[str, float]]:
+    states, residual = batch.states, batch.residual
+    if number != WHOLE:
+        taken = without(batch, place, number, lower.coder.W_dec)
+        states = torch.cat([states[:, :1], (states[:, 1:].float() - taken).to(states)], dim=1)
+        residual = residual + taken
+    errors = residual.double().square().sum(dim=(1, 2)).tolist()
+    found = score_hidden(lower.above.model, lower.above(states), batch.tokens)
+    for offset, ((ce, accuracy), error) in enumerate(zip(found, errors, strict=True)):
+        counts = {"bin": number, "sequence": first + offset, "tokens": batch.tokens.shape[1] - 1}
+        yield {**counts, "ce": ce, "accuracy": accuracy, "squared_error": error}
+
+
+def _changes(table: pd.DataFrame, spec: EvaluationSpec) -> pd.DataFrame:
+    """One row a bin: the changes with their intervals. The mean of y is held at its value over all sequences, as in `fvu`."""
+    whole = table[table["bin"] == WHOLE].set_index("sequence")
+    rows = []
+    for number, mine in table[table["bin"] != WHOLE].groupby("bin"):
+        mine = mine.set_index("sequence")
+        tokens, deviation = whole["tokens"], whole["squared_deviation"]
+        changes = {
+            "ce_change": ((mine["ce"] - whole["ce"]) * tokens, tokens),
+            "accuracy_change": ((mine["accuracy"] - whole["accuracy"]) * tokens, tokens),
+            "fvu_change": (mine["squared_error"] - whole["squared_error"], deviation),
+        }
+        row: dict[str, object] = {"bin": number}
+        for name, (above, below) in changes.items():
+            row |= _ends(name, bootstrap_ratio(above, below, resamples=spec.resamples, seed=spec.seed))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _ends(name: str, found: Interval) -> dict[str, float]:
+    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}

@@ -1,0 +1,84 @@
+"""Differences between coders with their intervals: paired over sequences, apart over latents, across seeds. No torch in here.
+
+A statistic is carried as its *replicates*: the estimate first, then its value in each resample. Means and differences of
+statistics are then taken entry by entry. Two statistics of the same units are paired when they are drawn with the same seed
+(each resample takes the same units for both), and independent when their seeds differ.
+"""
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike, NDArray
+
+from bsc.evaluation.bootstrap import LEVEL, Counts, Interval, bootstrap
+
+Replicates = Float[np.ndarray, "estimate_and_resamples"]
+
+HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
+
+
+def replicates(numerators: ArrayLike, denominators: ArrayLike, *, resamples: int, seed: int) -> Replicates:
+    """Σ numerators / Σ denominators over the units, and over each resample of them; NaN where nothing is below the line.
+
+    Raises ValueError when there is no unit.
+    """
+    columns = np.stack([np.asarray(one, dtype=np.float64) for one in (numerators, denominators)], axis=1)
+    found: list[NDArray[np.float64]] = []
+
+    def ratio(counts: Counts) -> NDArray[np.float64]:
+        above, below = (counts @ columns).T
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found.append(np.where(below == 0, np.nan, above / below))
+        return found[-1]
+
+    bootstrap(ratio, len(columns), resamples=resamples, seed=seed)
+    *drawn, whole = found  # the units as they are come last
+    return np.concatenate([whole, *drawn])
+
+
+def over_seeds(statistics: Float[np.ndarray, "seeds estimate_and_resamples"], *, seed: int) -> Replicates:
+    """The mean over seeds, which are resampled too where there are several.
+
+    The spread of resampled means of S values is too narrow by √((S-1)/S), which matters for two or three seeds, so deviations
+    from equal weights are widened by its inverse: the seeds' part of the variance is then s²/S as it should be. What units
+    and seeds do together counts in both parts, as in every bootstrap of two crossed factors (Owen 2007), which makes the
+    interval too wide rather than too narrow. But it is a normal's and no t's: where two or three seeds differ by much more
+    than their units explain, it is narrower than its name says.
+    """
+    seeds, columns = statistics.shape
+    weights = np.full((seeds, columns), 1 / seeds)
+    if seeds > 1:
+        drawn = np.random.default_rng(seed).multinomial(seeds, np.full(seeds, 1 / seeds), size=columns - 1).T / seeds
+        weights[:, 1:] += np.sqrt(seeds / (seeds - 1)) * (drawn - 1 / seeds)
+    return np.asarray((weights * statistics).sum(axis=0))
+
+
+def interval(statistic: Replicates) -> Interval:
+    """The estimate and its 95% percentile interval; resamples in which it is undefined are left out."""
+    defined = statistic[1:][~np.isnan(statistic[1:])]
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(defined, [tail, 1 - tail]) if len(defined) else (np.nan, np.nan)
+    return Interval(float(statistic[0]), float(low), float(high))
+
+
+def verdict(difference: Interval, *, sign: int, margin: float = 0.0) -> str:
+    """Whether a difference has the sign that a finding says, judged by its interval alone.
+
+    It holds when the whole interval lies on that side of zero, fails when it lies on the other, and is undecided else or where
+    it is undefined. margin: of a finding that says *no worse than*, how much worse still counts as a match; zero then moves
+    by so much to the other side.
+    """
+    low, high = sorted((sign * difference.low + margin, sign * difference.high + margin))
+    if low > 0:
+        return HOLDS
+    return FAILS if high < 0 else UNDECIDED
+
+
+def units_to_resolve(difference: Interval, units: int) -> int | None:
+    """About how many units would make the interval exclude zero if the difference stayed what it is; None where undefined.
+
+    The width of an interval falls with the square root of the number of its units.
+    """
+    half = (difference.high - difference.low) / 2
+    if not np.isfinite(half) or difference.value == 0:
+        return None
+    return int(np.ceil(units * max(1.0, (half / difference.value) ** 2)))

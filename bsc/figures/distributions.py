@@ -1,0 +1,174 @@
+"""Scores latent by latent: F1 against firing rate (paper, Fig. 17), and the distribution of F1 with its errors."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from bsc import paths
+from bsc.coders.binarisers.registry import REGISTRY
+from bsc.errors import UserError
+from bsc.evaluation.bootstrap import bootstrap_mean
+from bsc.evaluation.metrics import ULTRA_HIGH
+from bsc.figures import style
+from bsc.figures.frequencies import power
+from bsc.figures.panels import ARCHITECTURE_NAMES, Panel, grid
+from bsc.figures.results import KIND, span
+from bsc.io import read_parquet
+from bsc.stages import FigureSpec, coders_of
+
+PREFERRED = ("fuzzing", "detection")
+_BINS_A_DECADE = 3
+_FEWEST = 5
+"""Latents in a bin of firing rates under which its mean is not drawn."""
+F1_BINS = np.linspace(0, 1, 21)
+
+
+def draw(spec: FigureSpec, results: Path, output: Path) -> None:
+    """Draw Fig. 17 or `score-distribution`, whichever `spec.name` says, of the first of `PREFERRED` scorers that there is.
+
+    Raises UserError when no latent was scored.
+    """
+    latents, scorer = scored_latents(spec, results)
+    with style.styled(spec.style):
+        (_draw_rates if spec.name == "fig17" else _draw_distribution)(latents, scorer, spec, output)
+
+
+def scored_latents(spec: FigureSpec, results: Path) -> tuple[pd.DataFrame, str]:
+    """One row a scored latent of each coder, under its own explanation and a shuffled one (`control`); and the scorer's name.
+
+    Columns: the coder's keys, latent, control, f1, rate (firings a token of the interpretation split), true_positive_rate and
+    false_positive_rate over its questions.
+    """
+    tables = []
+    for coder in coders_of(spec.coders):
+        table = read_parquet(results / coder.at(paths.SCORES, variant="trained") / "scores.parquet")
+        counts = read_parquet(results / coder.at(paths.LATENTS, variant="trained") / "counts.parquet").set_index("latent")
+        wrong, right = (table[f"false_{side}"] for side in ("positive", "negative")), ("negative", "positive")
+        of_silent, of_firing = (part / (part + table[f"true_{name}"]) for part, name in zip(wrong, right, strict=True))
+        facts = {"rate": table["latent"].map(counts["rate"]), "false_positive_rate": of_silent}
+        tables.append(table.assign(**vars(coder), **facts, true_positive_rate=1 - of_firing))
+    every = pd.concat(tables, ignore_index=True)
+    scorer = next((name for name in PREFERRED if (every["scorer"] == name).any()), None)
+    if scorer is None:
+        raise UserError(f"`{spec.name}` has nothing to show: no latent was scored", where="autointerp", fix="score more text")
+    columns = [*KIND, "seed", "latent", "control", "f1", "rate", "true_positive_rate", "false_positive_rate"]
+    return every.loc[every["scorer"] == scorer, columns], scorer
+
+
+def _counts(latents: pd.DataFrame) -> str:
+    sizes = latents[latents["control"] == "none"].groupby([*KIND, "seed"]).size()
+    seeds = latents.groupby(KIND)["seed"].nunique()
+    several = f"{span(seeds)} seeds together; " if seeds.max() > 1 else "one seed; "
+    return f"k\u00a0=\u00a0{latents['k'].iloc[0]}; n\u00a0=\u00a0{span(sizes)} scored latents a coder, {several}"
+
+
+def _names(spec: FigureSpec) -> list[str]:
+    return [name for name in REGISTRY if name in spec.labels]
+
+
+def by_rate(latents: pd.DataFrame, spec: FigureSpec) -> pd.DataFrame:
+    """Mean F1 in bins of the firing rate, three a decade: one row a kind of coder and bin: rate, latents, f1, low, high.
+
+    rate: the geometric mean of the bin's latents. low, high: bootstrap 95% interval over latents.
+    """
+    own = latents[latents["control"] == "none"]
+    own = own.assign(bin=np.floor(np.log10(own["rate"]) * _BINS_A_DECADE).astype(int))
+    rows = []
+    for key, group in own.groupby([*KIND, "bin"], sort=True):
+        named: dict[str, Any] = dict(zip([*KIND, "bin"], key, strict=True))
+        found = bootstrap_mean(group["f1"], resamples=spec.resamples, seed=spec.seed)
+        means = {"rate": float(np.exp(np.log(group["rate"]).mean())), "latents": len(group)}
+        rows.append({**named, **means, "f1": found.value, "low": found.low, "high": found.high})
+    return pd.DataFrame(rows)
+
+
+def _draw_rates(latents: pd.DataFrame, scorer: str, spec: FigureSpec, output: Path) -> None:
+    points = by_rate(latents, spec)
+    own = latents[latents["control"] == "none"]
+    figure, panels = grid(points, spec.style)
+    for panel, axes in panels:
+        _rate_panel(axes, panel, panel.rows(own), panel.rows(points), spec)
+        axes.set_ylabel(f"{ARCHITECTURE_NAMES[panel.architecture]}\n{scorer} F1" if panel.first else "")
+    note = (
+        f"{_counts(latents)}the others are too rare, too dense or not sampled. Dots: latents. Lines: means of three bins a "
+        f"decade with at least {_FEWEST} latents, bootstrap 95% interval over latents. Shaded: firing on over 10% of tokens."
+    )
+    style.finish(figure, [style.handle(name, spec.labels[name], spec.style) for name in _names(spec)], note, spec.style)
+    style.save(figure, points, output)
+
+
+def _rate_panel(axes: Axes, panel: Panel, own: pd.DataFrame, points: pd.DataFrame, spec: FigureSpec) -> None:
+    axes.axvspan(ULTRA_HIGH, 1, color="#F6E7D8", zorder=0, linewidth=0)
+    for name in _names(spec):
+        mark = style.mark(name, spec.style)
+        dots, line = own[own["binariser"] == name], points[(points["binariser"] == name) & (points["latents"] >= _FEWEST)]
+        axes.scatter(dots["rate"], dots["f1"], s=2, color=mark.colour, alpha=0.15, linewidths=0, rasterized=True)
+        errors = np.abs(np.stack([line["f1"] - line["low"], line["high"] - line["f1"]]))
+        axes.errorbar(line["rate"], line["f1"], errors, elinewidth=0.8, **mark.line)
+    low = np.floor(np.log10(own["rate"].min())) if len(own) else -3.0
+    axes.set(xscale="log", xlim=(10.0**low, 1), ylim=(-0.03, 1.03))
+    axes.xaxis.set_major_locator(FixedLocator([10.0**decade for decade in range(int(low), 1)]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: power(value)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("firing rate" if panel.bottom else "")
+
+
+def _draw_distribution(latents: pd.DataFrame, scorer: str, spec: FigureSpec, output: Path) -> None:
+    sites = ["model", "hookpoint", "architecture"]
+    rows = [(tuple(map(str, key)), group) for key, group in latents.groupby(sites, sort=True)]
+    figure = style.canvas(style.width_inches(2, spec.style), 1.9 * len(rows))
+    axes = figure.subplots(len(rows), 2, squeeze=False, width_ratios=(1.25, 1))
+    for ((_, hookpoint, architecture), group), (left, right) in zip(rows, axes, strict=True):
+        _histogram(left, group, spec)
+        _errors(right, group, spec)
+        left.set_title(f"{ARCHITECTURE_NAMES[architecture]}, layer {paths.layer(hookpoint)}")
+        left.set(xlabel=f"{scorer} F1", ylabel="share of latents")
+        right.set(xlabel="false positive rate", ylabel="true positive rate")
+    note = (
+        f"{_counts(latents)}the others are too rare, too dense or not sampled. Dotted: explanations shuffled among latents, "
+        "cut off where they leave the panel. Right: answers are yes or no, so a latent is one point of its ROC plane; dots are "
+        "latents, marks are means."
+    )
+    style.finish(figure, [style.handle(name, spec.labels[name], spec.style) for name in _names(spec)], note, spec.style)
+    style.save(figure, histograms(latents), output)
+
+
+def histograms(latents: pd.DataFrame) -> pd.DataFrame:
+    """For each kind of coder and control the share of its scored latents in each twentieth of F1, and the mean rates."""
+    rows = []
+    for key, group in latents.groupby([*KIND, "control"], sort=True):
+        counts, _ = np.histogram(group["f1"], F1_BINS)
+        rates = {name: float(group[name].mean()) for name in ("true_positive_rate", "false_positive_rate")}
+        named = {**dict(zip([*KIND, "control"], key, strict=True)), "latents": len(group), **rates}
+        rows += [
+            {**named, "from": start, "to": end, "share": count / len(group)}
+            for start, end, count in zip(F1_BINS[:-1], F1_BINS[1:], counts, strict=True)
+        ]
+    return pd.DataFrame(rows)
+
+
+def _histogram(axes: Axes, group: pd.DataFrame, spec: FigureSpec) -> None:
+    shares = histograms(group)
+    for name in _names(spec):
+        for control, dashes, width in (("none", "-", 1.2), ("shuffled", ":", 0.9)):
+            mine = shares[(shares["binariser"] == name) & (shares["control"] == control)]
+            if len(mine):
+                colour = style.mark(name, spec.style).colour
+                axes.stairs(mine["share"], F1_BINS, color=colour, linestyle=dashes, linewidth=width, baseline=None)
+    axes.set(xlim=(0, 1), ylim=(0, 1.1 * float(shares.loc[shares["control"] == "none", "share"].max())))
+
+
+def _errors(axes: Axes, group: pd.DataFrame, spec: FigureSpec) -> None:
+    axes.plot([0, 1], [0, 1], color="#C8C8C8", linewidth=0.7, zorder=1)
+    own = group[group["control"] == "none"]
+    for name in _names(spec):
+        mark, mine = style.mark(name, spec.style), own[own["binariser"] == name]
+        x, y = mine["false_positive_rate"], mine["true_positive_rate"]
+        axes.scatter(x, y, s=2, color=mark.colour, alpha=0.15, linewidths=0, rasterized=True)
+        if len(mine):
+            axes.plot([x.mean()], [y.mean()], **{**mark.line, "linestyle": "none"}, zorder=3)
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))

@@ -1,0 +1,171 @@
+"""FVU and dead latents over training (paper, Figs. 9 and 10), and what larger models cost and how they train (Fig. 20)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from bsc import paths
+from bsc.coders.binarisers.registry import REGISTRY
+from bsc.figures import style
+from bsc.figures.panels import ARCHITECTURE_NAMES, place, sites
+from bsc.figures.results import KIND, evaluations, span
+from bsc.figures.text import wrapped
+from bsc.io import read_json, read_parquet
+from bsc.paths import ARCHITECTURES
+from bsc.stages import FigureSpec, coders_of
+
+PIECES = 60
+"""Into how many pieces of equal length a run is cut; a point is the mean of a piece's steps."""
+_LINESTYLES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
+_ROW_INCHES = 1.7
+_CURVES = {"fig9": ("fvu", "FVU of the batch"), "fig10": ("dead_fraction", "dead latents (share)")}
+
+
+def draw(spec: FigureSpec, results: Path, output: Path) -> None:
+    """Draw the curves of Fig. 9 or 10, or Fig. 20, whichever `spec.name` says."""
+    (_draw_larger if spec.name == "fig20" else _draw_curves)(spec, results, output)
+
+
+def curves(spec: FigureSpec, results: Path) -> pd.DataFrame:
+    """One row for each kind of coder and piece of its run: `tokens` at the piece's end, and means over its steps and seeds.
+
+    Columns: KIND, piece, tokens, fvu, dead_fraction, seeds, dead_after_tokens.
+    """
+    tables = []
+    for coder in coders_of(spec.coders):
+        folder = results / coder.at(paths.CODERS)
+        log = read_parquet(folder / "log.parquet")
+        log["piece"] = np.arange(len(log)) * min(PIECES, len(log)) // len(log)
+        means = log.groupby("piece", as_index=False).agg({"tokens": "max", "fvu": "mean", "dead_fraction": "mean"})
+        after = int(read_json(folder / "config.json")["spec"]["dead_after_tokens"])
+        tables.append(means.assign(**vars(coder), dead_after_tokens=after))
+    grouped = pd.concat(tables, ignore_index=True).groupby([*KIND, "piece"], sort=True)
+    columns = {"tokens": "first", "fvu": "mean", "dead_fraction": "mean", "seed": "nunique", "dead_after_tokens": "max"}
+    return grouped.agg(columns).reset_index().rename(columns={"seed": "seeds"})
+
+
+def _draw_curves(spec: FigureSpec, results: Path, output: Path) -> None:
+    points = curves(spec, results)
+    column, label = _CURVES[spec.name]
+    ks, architectures = sorted(points["k"].unique()), [one for one in ARCHITECTURES if (points["architecture"] == one).any()]
+    depths = sites(points)
+    with style.styled(spec.style):
+        figure = style.canvas(style.width_inches(len(ks), spec.style), _ROW_INCHES * len(architectures))
+        grid = figure.subplots(len(architectures), len(ks), squeeze=False, sharex=True, sharey=True)
+        for architecture, row in zip(architectures, grid, strict=True):
+            row[0].set_ylabel(f"{ARCHITECTURE_NAMES[architecture]}\n{label}")
+            for k, axes in zip(ks, row, strict=True):
+                here = points[(points["architecture"] == architecture) & (points["k"] == k)]
+                _lines(axes, here, column, depths, spec)
+                axes.set_title(f"k = {k}")
+        for axes in grid[-1]:
+            axes.set_xlabel("training tokens")
+        style.finish(figure, _legend(spec, depths), " ".join(_curve_notes(points, column, depths)), spec.style)
+        style.save(figure, points, output)
+
+
+def _lines(axes: Axes, here: pd.DataFrame, column: str, depths: list[tuple[str, str]], spec: FigureSpec) -> None:
+    """A line for each binariser, in its colour, and site, by its dashes. FVU is on a logarithmic axis."""
+    for name in (name for name in REGISTRY if name in spec.labels):
+        for number, (model, hookpoint) in enumerate(depths):
+            mine = here[(here["binariser"] == name) & (here["model"] == model) & (here["hookpoint"] == hookpoint)]
+            dashes = _LINESTYLES[number % len(_LINESTYLES)]
+            axes.plot(mine["tokens"], mine[column], color=style.mark(name, spec.style).colour, linestyle=dashes)
+    axes.xaxis.set_major_formatter(lambda value, _: _short(value))
+    axes.locator_params(axis="x", nbins=4)
+    if column == "fvu":
+        axes.set_yscale("log")
+        style.plain_log(axes.yaxis)
+    else:
+        axes.set_ylim(-0.02, max(0.1, float(here[column].max()) * 1.1) if len(here) else 0.1)
+
+
+def _short(value: float) -> str:
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
+
+
+def _legend(spec: FigureSpec, depths: list[tuple[str, str]]) -> list[Any]:
+    lines = [
+        Line2D([], [], label=spec.labels[name], color=style.mark(name, spec.style).colour)
+        for name in REGISTRY
+        if name in spec.labels
+    ]
+    several = len({model for model, _ in depths}) > 1
+    if len(depths) > 1:
+        for number, (model, hookpoint) in enumerate(depths):
+            label = f"{model}, {place(hookpoint)}" if several else place(hookpoint)
+            lines.append(Line2D([], [], label=label, color=style.GREY, linestyle=_LINESTYLES[number % len(_LINESTYLES)]))
+    return lines
+
+
+def _curve_notes(points: pd.DataFrame, column: str, depths: list[tuple[str, str]]) -> Iterator[str]:
+    seeds = "one seed" if points["seeds"].max() == 1 else f"{span(points['seeds'])} seeds"
+    pieces = points["piece"].nunique()
+    yield f"Each point is the mean of one of {pieces} equal pieces of the run, and over {seeds}; no interval."
+    if len(depths) == 1:
+        yield f"{place(depths[0][1]).capitalize()}."
+    if column == "dead_fraction":
+        after, longest = int(points["dead_after_tokens"].max()), int(points["tokens"].max())
+        yield f"A latent counts as dead after {after:,} tokens without firing."
+        if longest < after:
+            yield f"No run is that long (the longest has {longest:,}), so none is counted; Figure 8 has those that never fire."
+    else:
+        yield "On training batches, position 0 left out; the vertical axis is logarithmic."
+
+
+def _draw_larger(spec: FigureSpec, results: Path, output: Path) -> None:
+    """Fig. 20: a column a model; above its CE increase by k, below its FVU over training at the largest k."""
+    evaluated, points = evaluations(spec, results), curves(spec, results)
+    points = points[points["k"] == points["k"].max()]
+    models = sorted(evaluated["model"].unique())
+    depths = sorted({hookpoint for _, hookpoint in sites(evaluated)}, key=paths.layer)
+    with style.styled(spec.style):
+        figure = style.canvas(style.width_inches(max(len(models), 3), spec.style), 2 * _ROW_INCHES)
+        grid = figure.subplots(2, len(models), squeeze=False, sharey="row")
+        for model, (above, below) in zip(models, grid.T, strict=True):
+            above.set_title("\n".join(wrapped(model, spec.style["font_size"], 160)))
+            _increases(above, evaluated[evaluated["model"] == model], depths, spec)
+            for hookpoint in depths:
+                pairs = [(model, one) for one in depths]
+                _lines(below, points[points["hookpoint"] == hookpoint], "fvu", pairs, spec)
+            below.set_xlabel("training tokens")
+        grid[0, 0].set_ylabel("CE increase\n(nats/token)")
+        grid[1, 0].set_ylabel(f"FVU, k = {points['k'].max()}")
+        legend = _legend(spec, [("", hookpoint) for hookpoint in depths])
+        style.finish(figure, legend, _larger_note(evaluated, depths), spec.style)
+        shown = evaluated[[*KIND, "seed", "ce_increase", "ce_increase_low", "ce_increase_high"]]
+        style.save(figure, pd.concat([shown.assign(part="CE"), points.assign(part="training")], ignore_index=True), output)
+
+
+def _increases(axes: Axes, here: pd.DataFrame, depths: list[str], spec: FigureSpec) -> None:
+    ks = sorted(int(k) for k in here["k"].unique())
+    for name in [name for name in REGISTRY if name in spec.labels]:
+        for (_, hookpoint), mine in here[here["binariser"] == name].groupby(["architecture", "hookpoint"], sort=True):
+            dashes = {"linestyle": _LINESTYLES[depths.index(str(hookpoint)) % len(_LINESTYLES)]}
+            means = mine.groupby("k")[["ce_increase", "ce_increase_low", "ce_increase_high"]].mean()
+            ends = np.abs(np.stack([means.iloc[:, 0] - means.iloc[:, 1], means.iloc[:, 2] - means.iloc[:, 0]]))
+            axes.errorbar(
+                means.index, means.iloc[:, 0], ends, elinewidth=0.9, **{**style.mark(name, spec.style).line, **dashes}
+            )
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ks, [str(k) for k in ks])
+    axes.minorticks_off()
+    axes.set_xlabel("k (latents a token)")
+
+
+def _larger_note(evaluated: pd.DataFrame, depths: list[str]) -> str:
+    seeds = span(evaluated.groupby(KIND)["seed"].nunique())
+    layers = ", ".join(place(hookpoint) for hookpoint in depths)
+    return (
+        f"{layers.capitalize()}. n\u00a0=\u00a0{span(evaluated['sequences'])} sequences; bars: bootstrap 95% intervals "
+        f"over sequences, means over seeds ({seeds}). Below: one point for each of {PIECES} "
+        "pieces of a run, on training batches."
+    )

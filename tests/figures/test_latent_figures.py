@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up_results import counts_of, figure_spec, grid, latent_scores_of, metrics_of, summary_of
+
+from bsc.errors import UserError
+from bsc.figures.distributions import F1_BINS
+from bsc.figures.draw import draw
+from bsc.figures.registry import at_one_k
+
+
+def drawn(name, coders, results, tmp_path):
+    draw(figure_spec(name, coders), results, tmp_path / name)
+    assert (tmp_path / f"{name}.pdf").stat().st_size > 1_000
+    return pd.read_csv(tmp_path / f"{name}.csv")
+
+
+def own(coder, control="none"):
+    table = latent_scores_of(coder)
+    return table[(table["scorer"] == "fuzzing") & (table["control"] == control)]
+
+
+def test_one_k_is_the_papers_where_most_kinds_have_it() -> None:
+    coders = grid(ks=(16, 32, 64))
+    assert {coder.k for coder in at_one_k(coders)} == {32}
+    assert {coder.k for coder in at_one_k(coders + grid(ks=(64,), architectures=("sae",)))} == {64}
+    assert at_one_k([]) == []
+
+
+def test_f1_by_rate_is_the_mean_of_each_bin(written, tmp_path: Path) -> None:
+    coders = grid()
+    table = drawn("fig17", coders, written(coders), tmp_path)
+    assert set(table["k"]) == {32}
+    (coder,) = (coder for coder in coders if coder.binariser == "gumbel" and coder.k == 32)
+    rates = counts_of(coder)["rate"].to_numpy()[own(coder)["latent"]]
+    expected = own(coder).groupby(np.floor(3 * np.log10(rates)).astype(int))["f1"].mean()
+    mine = table[table["binariser"] == "gumbel"].set_index("bin")
+    assert mine["f1"].to_dict() == pytest.approx(expected.to_dict(), rel=1e-7)
+    assert (mine["low"] <= mine["f1"]).all()
+    assert (mine["f1"] <= mine["high"]).all()
+    assert mine["latents"].sum() == len(own(coder))
+
+
+def test_histograms_hold_every_latent_and_rates_are_means(written, tmp_path: Path) -> None:
+    coders = grid(seeds=(1,))
+    table = drawn("score-distribution", coders, written(coders), tmp_path)
+    for (binariser, control), mine in table.groupby(["binariser", "control"]):
+        assert mine["share"].sum() == pytest.approx(1)
+        (coder,) = (coder for coder in coders if coder.binariser == binariser and coder.k == 32)
+        scored = own(coder, control)
+        assert mine["true_positive_rate"].iloc[0] == pytest.approx((scored["true_positive"] / 50).mean(), rel=1e-7)
+        assert mine["false_positive_rate"].iloc[0] == pytest.approx((scored["false_positive"] / 50).mean(), rel=1e-7)
+        low = mine[mine["from"] < 0.295]["share"].sum()
+        assert low == pytest.approx((scored["f1"] < F1_BINS[6]).mean(), abs=1e-6)
+
+
+def test_no_score_at_all_is_said(written, tmp_path: Path) -> None:
+    coders = grid(seeds=(1,))
+    with pytest.raises(UserError, match="no latent was scored"):
+        draw(figure_spec("fig17", coders), written(coders, scored=False), tmp_path / "fig17")
+
+
+def test_fig19_has_a_point_a_seed_with_both_intervals(written, tmp_path: Path) -> None:
+    coders = grid()
+    table = drawn("fig19", coders, written(coders), tmp_path)
+    assert len(table) == 6
+    for coder in (coder for coder in coders if coder.k == 32):
+        (row,) = table[(table["binariser"] == coder.binariser) & (table["seed"] == coder.seed)].to_dict("records")
+        score = summary_of(coder, "trained")["scorers"]["fuzzing"]["none"]["weighted"]
+        assert [row["weighted"], row["weighted_low"]] == pytest.approx([score["value"], score["low"]], rel=1e-7)
+        assert row["ce_increase_high"] == pytest.approx(metrics_of(coder)["ce_increase"]["high"], rel=1e-7)
+
+
+def test_seeds_shows_kinds_with_several_and_no_others(written, tmp_path: Path) -> None:
+    coders = grid()
+    table = drawn("seeds", coders, written(coders), tmp_path)
+    assert set(table["binariser"]) == {"topk", "binary-topk"}
+    assert (table.groupby(["binariser", "k"]).size() == 2).all()
+    with pytest.raises(UserError, match="a second seed"):
+        draw(figure_spec("seeds", grid(seeds=(1,))), tmp_path, tmp_path / "none")
+
+
+def test_table2_is_one_k_of_table1(written, tmp_path: Path) -> None:
+    coders = grid()
+    results = written(coders)
+    for name in ("table1", "table2"):
+        draw(figure_spec(name, coders), results, tmp_path / name)
+    first, second = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("table1", "table2"))
+    expected = first[(first["k"] == 32) | first["k"].isna()].reset_index(drop=True)
+    pd.testing.assert_frame_equal(second, expected)
+    assert "tab:table2" in (tmp_path / "table2.tex").read_text()

@@ -1,0 +1,51 @@
+rule labelled:
+    """Activations of labelled documents at every hookpoint of a model, in one pass."""
+    input:
+        model=at(paths.MODEL, file="manifest.json"),
+    output:
+        at(paths.LABELLED, file="manifest.json"),
+    log:
+        log_of(paths.LABELLED),
+    benchmark:
+        benchmark_of(paths.LABELLED)
+    conda:
+        "../envs/bsc.yaml"
+    threads: 1
+    resources:
+        mem_mb=grown(8_000),
+        runtime=grown(240),
+        gpus=1,
+    params:
+        **spec(lambda w: plan.labelled(w.model)),
+        model=folder("model"),
+        output=folder("output"),
+    shell:
+        "python -m bsc labelled --spec {params.spec:q} --model {params.model:q} --output {params.output:q} --log {log:q}"
+
+
+rule probe:
+    """Tell the labels of documents by single latents of a coder."""
+    input:
+        labelled=at(paths.LABELLED, file="manifest.json"),
+        coder=at(paths.CODERS, file="manifest.json"),
+    output:
+        [at(paths.PROBES, file=file) for file in ("manifest.json", "probes.parquet", "metrics.json")],
+    log:
+        log_of(paths.PROBES),
+    benchmark:
+        benchmark_of(paths.PROBES)
+    conda:
+        "../envs/bsc.yaml"
+    threads: 1
+    resources:
+        mem_mb=grown(8_000),
+        runtime=grown(240),
+        gpus=1,
+    params:
+        **spec(lambda w: plan.probe(coder_of(w))),
+        labelled=folder("labelled"),
+        coder=folder("coder"),
+        output=folder("output"),
+    shell:
+        "python -m bsc probe --spec {params.spec:q} --labelled {params.labelled:q} --coder {params.coder:q}"
+        " --output {params.output:q} --log {log:q}"
