@@ -87,7 +87,28 @@ def test_every_job_of_the_plan_is_counted(name: str) -> None:
         "evaluate": len(coders) + len(joint),
         **dict.fromkeys(("latents", "explain", "score"), variants),
         "figure": sum(bool(plan.figure_coders(figure)) for figure in FIGURES),
+        "gallery": 1,
     }
+
+
+def test_ablation_and_probing_are_counted_where_they_are_asked_for(tmp_path: Path) -> None:
+    blocks = {
+        "ablation": {"bins": 10, "sequences": 4},
+        "probing": {"source": "documentation", "packages": ["numpy", "pandas"], "documents": 64},
+    }
+    config = changed(tmp_path, "config", **blocks)
+    counts = Counter(job.rule for job in Jobs(config, CPU).all)
+    assert counts["ablation"] == counts["probe"] == 6
+    assert counts["labelled"] == 1
+    few, many = (
+        max(
+            job.seconds
+            for job in Jobs(changed(tmp_path, "config", **blocks | {"ablation": {"bins": bins, "sequences": 4}}), CPU).all
+            if job.rule == "ablation"
+        )
+        for bins in (10, 100)
+    )
+    assert few < many < 12 * few
 
 
 def test_the_paper_grid_has_the_jobs_that_snakemake_plans() -> None:

@@ -31,6 +31,9 @@ def estimate(config: Config) -> dict[str, int]:
         "coders": sum(sizes),
         "checkpoints": CHECKPOINTS * ADAM_STATES * max(sizes, default=0),
         "latents": _latents(config, plan),
+        **(
+            {"labelled documents": _activations(config, probed.documents * probed.tokens)} if (probed := config.probing) else {}
+        ),
     }
 
 

@@ -12,7 +12,7 @@ from bsc.estimate.machines import ANSWERED, EXPLAINED, READ, SORTED, START, STAR
 from bsc.estimate.work import decode, encode, forward, model_parameters, parameters, step, step_memory
 from bsc.figures.registry import FIGURES
 from bsc.paths import CoderId, layer
-from bsc.stages import CoderSpec, Plan
+from bsc.stages import AblationSpec, CoderSpec, Plan
 
 PROGRAM = 600_000_000
 """Bytes of a job before it holds anything (measured: Python with torch and transformers)."""
@@ -20,7 +20,7 @@ WINDOW_BYTES = 4 << 30
 """Activations that training shuffles together (`bsc.training.batches`); at least one shard."""
 WAVES = (
     ("model",),
-    ("tokens",),
+    ("tokens", "labelled"),
     ("activations",),
     ("index", "baseline"),
     ("trial",),
@@ -28,12 +28,16 @@ WAVES = (
     ("train", "references"),
     ("evaluate", "latents"),
     ("explain",),
-    ("score",),
+    ("score", "probe"),
+    ("ablation",),
     ("figure",),
+    ("gallery",),
 )
 """Rules whose jobs run beside each other; each wave is taken to wait for the one before."""
-ON_GPU = frozenset({"activations", "baseline", "references", "trial", "train", "evaluate", "latents"})
-WITHOUT_TORCH = frozenset({"index", "choose", "explain", "score", "figure"})
+ON_GPU = frozenset(
+    {"activations", "baseline", "references", "trial", "train", "evaluate", "latents", "ablation", "labelled", "probe"}
+)
+WITHOUT_TORCH = frozenset({"index", "choose", "explain", "score", "figure", "gallery"})
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ class Jobs:
             self._coders,
         )
         drawn = (self._job("figure", 0, 0) for name in FIGURES if self.plan.figure_coders(name))
-        return [*(job for stage in stages for job in stage()), *drawn]
+        asked = [*self._ablations(), *self._probes()]
+        return [*(job for stage in stages for job in stage()), *asked, *drawn, self._job("gallery", 0, 0)]
 
     def rows(self) -> list[Row]:
         """One for each rule, in the order of the waves."""
@@ -198,6 +203,36 @@ class Jobs:
         asked = (autointerp.test_firing + autointerp.test_silent) * len(autointerp.scorers)
         questions = asked * (2 if "shuffled" in autointerp.controls else 1)
         yield self._job("score", latents * questions * ANSWERED + cache / READ, grid)
+
+    def _ablations(self) -> Iterator[Job]:
+        """What is below the hook once, and what is above it once for each bin."""
+        for coder in self.plan.figure_coders("fig18"):
+            spec = cast(AblationSpec, self.plan.ablation(coder).spec)
+            model, context, hooked = self.config.models[coder.model], self.plan.context("evaluation"), layer(coder.hookpoint)
+            tokens = spec.evaluation.sequences * context
+            below = [*forward(model, hooked + 1, tokens, context, head=False), *self._applied(self.spec(coder), tokens)]
+            above = forward(model, model.layers - hooked - 1, (spec.bins + 1) * tokens, context, head=True)
+            device = self._model_memory(model) + FLOAT32 * parameters(self.spec(coder))
+            yield self._job("ablation", self.machine.seconds(*below, *above), 0, device)
+
+    def _probes(self) -> Iterator[Job]:
+        """The labelled documents of each model, and their latents; fitting takes next to nothing."""
+        coders, probing = self.plan.figure_coders("fig21"), self.config.probing
+        if probing is None:
+            return
+        tokens = probing.documents * probing.tokens
+        for name in sorted({coder.model for coder in coders}):
+            model = self.config.models[name]
+            seconds = self.machine.seconds(
+                *forward(model, 1 + max(map(layer, model.hookpoints)), tokens, probing.tokens, head=False)
+            )
+            stored = tokens * len(model.hookpoints) * 2 * BFLOAT16 * model.width
+            yield self._job("labelled", seconds + stored / READ, stored, BFLOAT16 * model_parameters(model))
+        for coder in coders:
+            spec = self.spec(coder)
+            pooled = probing.documents * 2 * (spec.latents + spec.width) * FLOAT32
+            device = FLOAT32 * (parameters(spec) + probing.tokens * spec.latents)
+            yield self._job("probe", self.machine.seconds(*encode(spec, tokens, training=False)), 2 * pooled, device)
 
     def _applied(self, spec: CoderSpec, tokens: int) -> list[Phase]:
         return [*encode(spec, tokens, training=False), *decode(spec, tokens, gpu=self.machine.gpu)]

@@ -36,6 +36,11 @@ SEEDS, BOOTSTRAP, NOTHING = "s.e.m. over seeds", "bootstrap 95%", ""
 """What `low` and `high` of a mean over seeds are."""
 
 
+def binarisers_of(spec: FigureSpec) -> list[str]:
+    """The binarisers that a figure shows, in the registry's order."""
+    return [name for name in REGISTRY if name in spec.labels]
+
+
 def interval(name: str, found: Mapping[str, Any] | None) -> dict[str, float]:
     """`name`, `name_low` and `name_high` of a metric as the results hold it; NaN where it, or all of it, is null."""
     parts = {name: "value", f"{name}_low": "low", f"{name}_high": "high"}
