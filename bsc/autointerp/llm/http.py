@@ -63,10 +63,18 @@ class HttpModel:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if isinstance(error, SystemExit | KeyboardInterrupt):
+            self._leave_at_once()
+            return
         try:
             self._runner.run(self._close())
         finally:
             self._runner.close()
+
+    def _leave_at_once(self) -> None:
+        """On a signal, which came in the middle of the event loop: it cannot run again. What arrived is kept all the same."""
+        self._runner.get_loop().set_exception_handler(lambda loop, context: None)  # of tasks that never end
+        self._cache.flush()
 
     def ask(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         """The outcome of each request, in order; see `bsc.autointerp.llm.messages`.
@@ -78,8 +86,11 @@ class HttpModel:
         try:
             while ready := self._runner.run(self._advance(feed, waiting)):
                 yield from ready
-        finally:
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException:
             self._runner.run(self._abandon(waiting))
+            raise
 
     async def _advance(self, feed: Iterator[Request], waiting: "deque[asyncio.Task[Outcome]]") -> list[Outcome]:
         """Fill the window, wait for its first request, and return the outcomes at its beginning that are there."""
