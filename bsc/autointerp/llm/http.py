@@ -9,6 +9,7 @@ import contextlib
 import ssl
 from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from types import TracebackType
 from typing import Any
 
@@ -49,7 +50,6 @@ class HttpModel:
 
     def __init__(self, settings: Settings, cache: AnswerCache, server: Server | None) -> None:
         self._settings, self._cache, self._server = settings, cache, server
-        self._secret = settings.secret()
         self._breaker, self._budget = Breaker(f"llms.{settings.name}"), Budget(settings, cache)
         self._runner = asyncio.Runner()
         self._places = asyncio.Semaphore(settings.concurrency)
@@ -75,6 +75,11 @@ class HttpModel:
         """On a signal, which came in the middle of the event loop: it cannot run again. What arrived is kept all the same."""
         self._runner.get_loop().set_exception_handler(lambda loop, context: None)  # of tasks that never end
         self._cache.flush()
+
+    @cached_property
+    def _secret(self) -> str | None:
+        """The key, which is not needed before something is sent."""
+        return self._settings.secret()
 
     def ask(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         """The outcome of each request, in order; see `bsc.autointerp.llm.messages`.
