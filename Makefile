@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo smoke test quick lint setup help clean
+.PHONY: demo test quick lint bench setup help clean
 
 demo: $(READY) ## set up, and build every figure and table of config/config.yaml
 	snakemake -c$(CORES)
@@ -26,13 +26,20 @@ lint: $(READY) ## style, types and the workflow's own linters
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
+bench: $(READY) ## measure training steps, the loop and extraction (after demo)
+	$(BIN)/python benchmarks/coders.py
+	$(BIN)/python benchmarks/coders.py --memory
+	$(BIN)/python benchmarks/coders.py --latents 4608
+	$(BIN)/python benchmarks/loop.py
+	$(BIN)/python benchmarks/extraction.py
+
 setup: $(READY) ## create .venv with the pinned lock and the package
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed; on Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,hub]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,hub,serving]'
 	touch $@
 
 clean: ## remove the results, the logs and .venv

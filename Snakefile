@@ -13,10 +13,12 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/model.smk"
 include: "workflow/rules/tokens.smk"
 include: "workflow/rules/activations.smk"
+include: "workflow/rules/tuning.smk"
 include: "workflow/rules/coders.smk"
 include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/autointerp.smk"
 include: "workflow/rules/probing.smk"
+include: "workflow/rules/llm.smk"
 include: "workflow/rules/figures.smk"
 
 
@@ -45,7 +47,8 @@ rule scores:
     """Every autointerp score."""
     input:
         [
-            at(paths.SCORES, coder, variant=variant, file="manifest.json")
+            at(paths.interpreted(paths.SCORES, explainer), coder, variant=variant, file="manifest.json")
+            for explainer in plan.explainers
             for coder in plan.config.coder_ids
             for variant in plan.variants(coder)
         ],

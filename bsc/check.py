@@ -12,7 +12,7 @@ def report(files: list[Path]) -> str:
 
     config = load(files)
     names = ", ".join(map(str, files))
-    return "\n".join([f"{names}: no faults", *_models(config), _grid(config), describe_disk(config)])
+    return "\n".join([f"{names}: no faults", *_models(config), _grid(config), *_sweeps(config), describe_disk(config)])
 
 
 def _models(config: Config) -> list[str]:
@@ -31,3 +31,11 @@ def _grid(config: Config) -> str:
         f"coders: {len(config.coder_ids)} ({listed}), each trained on {training.tokens:,} tokens "
         f"in {training.tokens // training.batch_tokens:,} steps"
     )
+
+
+def _sweeps(config: Config) -> list[str]:
+    if config.tune is None:
+        return []
+    kinds = sorted({(coder.model, coder.architecture, coder.binariser) for coder in config.coder_ids if config.tuned(coder)})
+    listed = ", ".join(f"{architecture} {binariser}" for _, architecture, binariser in kinds) or "nothing: each has its rate"
+    return [f"learning rates tuned: {listed}; {len(config.tune.rates)} trials each, on {config.tune.tokens:,} tokens"]

@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
 
+from bsc.device import keep_freed_memory
 from bsc.errors import UserError
 
 CHECKPOINT_VARIABLE = "BSC_CHECKPOINT_SECONDS"
@@ -24,7 +25,8 @@ CHECKPOINT_VARIABLE = "BSC_CHECKPOINT_SECONDS"
 class Stage:
     """A stage as a command. code: `module:function`; spec: its model in `bsc.stages`; inputs: its flags, with their help.
 
-    An input's flag is its name; `parameter` is what the function calls it, `many` that it takes several paths.
+    An input's flag is its name; `parameter` is what the function calls it, `many` that it takes several paths, `optional`
+    that it may be left out. checkpoints: it saves its state, so it takes --checkpoint-seconds.
     """
 
     help: str
@@ -32,16 +34,24 @@ class Stage:
     spec: str
     inputs: tuple["Input", ...] = ()
     output: str = "folder to write"
+    checkpoints: bool = False
 
 
 @dataclass(frozen=True)
 class Input:
-    """A flag that takes one path, or several."""
+    """A flag that takes one path, or several. kind: what its text is made into."""
 
     flag: str
     help: str
     parameter: str = ""
     many: bool = False
+    optional: bool = False
+    kind: Callable[[str], Any] = Path
+
+    @property
+    def name(self) -> str:
+        """What argparse calls it."""
+        return self.flag.replace("-", "_")
 
 
 _MODEL = Input("model", "model folder, as `bsc model` wrote it")
@@ -50,6 +60,8 @@ _BASELINE = Input("baseline", "baseline folder, as `bsc baseline` wrote it")
 _CODER = Input("coder", "coder folder, as `bsc train` wrote it")
 _LATENTS = Input("latents", "latents folder, as `bsc latents` wrote it")
 _ACTIVATIONS = Input("activations", "index of a hookpoint's activations (JSON), as `bsc index` wrote it", "index")
+_LLMS = Input("llms", "how language models are reached: JSON, by name", optional=True, kind=str)
+_ANSWERS = Input("answers", "folder of the language models' answers", optional=True)
 
 STAGES: dict[str, Stage] = {
     "model": Stage("fetch a language model and keep it as safetensors", "bsc.models.fetch:fetch_model", "ModelSpec"),
@@ -60,7 +72,26 @@ STAGES: dict[str, Stage] = {
         "ActivationsSpec",
         (_MODEL, _TOKENS),
     ),
-    "train": Stage("train one coder", "bsc.training.train:train", "CoderSpec", (_ACTIVATIONS,)),
+    "train": Stage(
+        "train one coder",
+        "bsc.training.train:train",
+        "CoderSpec",
+        (_ACTIVATIONS, Input("choice", "the choice of a sweep (JSON), as `bsc choose` wrote it", optional=True)),
+        checkpoints=True,
+    ),
+    "trial": Stage(
+        "try a learning rate of a sweep",
+        "bsc.training.trial:trial",
+        "CoderSpec",
+        (_ACTIVATIONS, Input("held-out", "index of the activations that the trial is judged on", "held_out")),
+        checkpoints=True,
+    ),
+    "choose": Stage(
+        "choose the learning rate of a sweep",
+        "bsc.training.choose:choose",
+        "ChoiceSpec",
+        (Input("trials", "trial folders, as `bsc trial` wrote them", many=True),),
+    ),
     "baseline": Stage(
         "cross-entropy of the unspliced model", "bsc.evaluation.baseline:baseline", "EvaluationSpec", (_MODEL, _TOKENS)
     ),
@@ -101,13 +132,23 @@ STAGES: dict[str, Stage] = {
         (_CODER, _ACTIVATIONS),
     ),
     "explain": Stage(
-        "explain latents from their windows", "bsc.autointerp.explain:explain", "ExplainSpec", (_LATENTS, _TOKENS, _MODEL)
+        "explain latents from their windows",
+        "bsc.autointerp.explain:explain",
+        "ExplainSpec",
+        (_LATENTS, _TOKENS, _MODEL, _LLMS, _ANSWERS),
     ),
     "score": Stage(
         "score explanations on windows that the explainer did not see",
         "bsc.autointerp.score:score",
         "ScoreSpec",
-        (_LATENTS, Input("explanations", "explanations folder, as `bsc explain` wrote it"), _TOKENS),
+        (
+            _LATENTS,
+            Input("explanations", "explanations folder, as `bsc explain` wrote it"),
+            _TOKENS,
+            Input("model", "model folder, whose tokenizer a language model needs", optional=True),
+            _LLMS,
+            _ANSWERS,
+        ),
     ),
     "figure": Stage(
         "draw a figure or write a table",
@@ -139,11 +180,16 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--spec", required=True, metavar="JSON", help=f"what to do: the fields of bsc.stages.{stage.spec}")
         for item in stage.inputs:
             command.add_argument(
-                f"--{item.flag}", required=True, type=Path, metavar="PATH", help=item.help, nargs="+" if item.many else None
+                f"--{item.flag}",
+                required=not item.optional,
+                type=item.kind,
+                metavar="PATH" if item.kind is Path else "TEXT",
+                help=item.help,
+                nargs="+" if item.many else None,
             )
         command.add_argument("--output", required=True, type=Path, metavar="PATH", help=stage.output)
         command.add_argument("--log", type=Path, metavar="PATH", help="file that gets what is reported, beside the terminal")
-        if name == "train":
+        if stage.checkpoints:
             command.add_argument(
                 "--checkpoint-seconds",
                 type=float,
@@ -157,6 +203,7 @@ def parser() -> argparse.ArgumentParser:
     _add_claims(commands)
     _add_estimate(commands)
     _add_export(commands)
+    _add_autointerp(commands)
     top.set_defaults(log=None)
     return top
 
@@ -211,6 +258,15 @@ def _add_export(commands: Any) -> None:
     command.set_defaults(run=_run_export)
 
 
+def _add_autointerp(commands: Any) -> None:
+    about = _command(commands, "autointerp", "what asking language models costs").add_subparsers(metavar="WHAT", required=True)
+    command = _command(about, "estimate", "prompts, tokens and money that are still to be asked for, before they are")
+    command.add_argument(
+        "config", type=Path, nargs="*", default=[Path("config/config.yaml")], help="YAML files (config/config.yaml)"
+    )
+    command.set_defaults(run=_run_autointerp_estimate)
+
+
 def _load(code: str) -> Callable[..., Any]:
     module, _, name = code.partition(":")
     function: Callable[..., Any] = getattr(import_module(module), name)
@@ -227,8 +283,8 @@ def _run_stage(arguments: argparse.Namespace) -> None:
         spec = getattr(bsc.stages, stage.spec).model_validate_json(arguments.spec)
     except ValidationError as error:
         raise UserError(f"not a {stage.spec}: {error}", where="--spec", fix="copy the rule's shell line whole") from error
-    inputs = {item.parameter or item.flag: getattr(arguments, item.flag) for item in stage.inputs}
-    if arguments.stage == "train":
+    inputs = {item.parameter or item.flag: getattr(arguments, item.name) for item in stage.inputs}
+    if stage.checkpoints:
         inputs["checkpoint_seconds"] = arguments.checkpoint_seconds
     _load(stage.code)(spec, **inputs, output=arguments.output)
 
@@ -253,6 +309,10 @@ def _run_estimate(arguments: argparse.Namespace) -> None:
     from bsc.estimate.report import report
 
     print(report(arguments.config, arguments.machine, arguments.jobs))
+
+
+def _run_autointerp_estimate(arguments: argparse.Namespace) -> None:
+    print(_load("bsc.autointerp.estimate:report")(arguments.config))
 
 
 def _run_export(arguments: argparse.Namespace) -> None:
@@ -303,5 +363,6 @@ def _run(chosen: argparse.Namespace) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns 0, or 1 after printing an error that the user can mend."""
     chosen = parser().parse_args(arguments)
+    keep_freed_memory()
     with _logged(chosen.log):
         return _run(chosen)

@@ -6,7 +6,8 @@ between keys, and raises one UserError that lists all faults with file, line, ke
 
 import difflib
 import functools
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,9 +15,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
-from bsc.coders.binarisers.registry import REGISTRY, Entry
+from bsc.coders.binarisers import registry
+from bsc.coders.binarisers.registry import REGISTRY, Entry, is_binariser, kind_of
 from bsc.errors import UserError
-from bsc.paths import ARCHITECTURES, NAME, CoderId, layer
+from bsc.paths import ARCHITECTURES, NAME, NGRAM, RESERVED, CoderId, layer
 
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0)]
@@ -132,20 +134,62 @@ class Training(_Strict):
     dtype: Dtype = "auto"
 
 
+class Frequency(_Strict):
+    """What training does against latents that fire on more than `cap` of the tokens (*ours*).
+
+    control `penalty`: the loss gets `strength` times Σ_i relu(r_i - cap)·mean z_i. `bias`: each step lowers the bias of the
+    latents over the cap by `strength`, and raises the others' again, up to 0. r_i is the mean over the last `memory_tokens`.
+    """
+
+    control: Literal["penalty", "bias"]
+    cap: Share = 0.1
+    strength: Rate
+    memory_tokens: Positive = 65_536
+
+
 def _option(default: Any) -> tuple[Any, Any]:
     if isinstance(default, tuple):
         return Literal[default], default[0]
+    if isinstance(default, registry.Share):
+        return Annotated[float, Field(gt=0, lt=1)], float(default)
     return Annotated[type(default), Field(gt=0)], default
 
 
 def _settings_model(key: str, entry: Entry) -> type[BaseModel]:
     fields: dict[str, Any] = {name: _option(default) for name, default in entry.options.items()}
     rate = Rate | dict[Architecture, Rate] | None
-    return create_model(f"Settings[{key}]", __base__=_Strict, learning_rate=(rate, None), **fields)
+    own: dict[str, Any] = {"learning_rate": (rate, None), "frequency": (Frequency | None, None)}
+    return create_model(f"Settings[{key}]", __base__=_Strict, **own, **fields)
 
 
 SETTINGS: dict[str, type[BaseModel]] = {key: _settings_model(key, entry) for key, entry in REGISTRY.items()}
-"""The model of `binarisers.KEY` for each binariser: `learning_rate`, and the options that its registry line names."""
+"""The model of `binarisers.KEY` for each binariser: `learning_rate`, `frequency`, and the options of its registry line."""
+
+
+def _check_binarisers(names: Iterable[str]) -> None:
+    for name in names:
+        if kind_of(name) not in REGISTRY:
+            raise ValueError(f"`{name}` is no binariser{_nearest(name, REGISTRY)}; there are {', '.join(REGISTRY)}")
+        if not is_binariser(name):
+            raise ValueError(
+                f"`{name}` is no name of a variant: after `{kind_of(name)}.` come small letters, digits and underscores"
+            )
+
+
+class Tune(_Strict):
+    """A sweep of the learning rate for each binariser that is given none: `rates`, each tried on `tokens` tokens.
+
+    It is done at each architecture's first hookpoint of the grid, largest k and first seed, and holds for its other coders.
+    """
+
+    rates: Annotated[list[Rate], Field(min_length=2)]
+    tokens: Positive
+
+    @field_validator("rates")
+    @classmethod
+    def _different(cls, rates: list[float]) -> list[float]:
+        _unique("rates", [f"{rate:g}" for rate in rates])
+        return rates
 
 
 class Coders(_Strict):
@@ -161,9 +205,7 @@ class Coders(_Strict):
     @field_validator("binarisers")
     @classmethod
     def _known(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if name not in REGISTRY:
-                raise ValueError(f"`{name}` is no binariser{_nearest(name, REGISTRY)}; there are {', '.join(REGISTRY)}")
+        _check_binarisers(names)
         return names
 
 
@@ -188,6 +230,74 @@ class Explainer(_Strict):
     precision: Share = 0.5
 
 
+class Prices(_Strict):
+    """What a language model costs, in money (any one currency) for a million tokens."""
+
+    input: Annotated[float, Field(ge=0)]
+    output: Annotated[float, Field(ge=0)]
+
+
+class Serve(_Strict):
+    """A server that the job starts. command: with `{model}` and `{port}`; health: what answers 200 once it is up."""
+
+    command: str
+    health: Annotated[str, Field(pattern="^/")] = "/health"
+    wait_seconds: Rate = 900.0
+
+    @field_validator("command")
+    @classmethod
+    def _takes_a_port(cls, command: str) -> str:
+        if "{port}" not in command:
+            raise ValueError("needs `{port}`, which is where the server has to listen")
+        if unknown := set(re.findall(r"\{(.*?)\}", command)) - {"port", "model"}:
+            raise ValueError(f"`{{{min(unknown)}}}` is not filled in; there are {{model}} and {{port}}")
+        return command
+
+
+class Llm(_Strict):
+    """A language model that explains and scores: where it is, what it is asked with, and what it may cost.
+
+    At one of `endpoint` (an OpenAI-compatible API), `serve` (a server that the job starts) and `transformers` (in the process:
+    a name under `models`, or a folder).
+    """
+
+    model: str | None = None
+    endpoint: Annotated[str, Field(pattern="^https?://")] | None = None
+    serve: Serve | None = None
+    transformers: str | None = None
+    key: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    explanation_tokens: Positive = 200
+    answer_tokens: Positive = 64
+    structured: bool = False
+    logprobs: bool = False
+    concurrency: Positive = 64
+    timeout: Rate = 120.0
+    attempts: Positive = 6
+    prices: Prices | None = None
+    budget: Rate | None = None
+
+    @model_validator(mode="after")
+    def _is_somewhere(self) -> "Llm":
+        places = [name for name in ("endpoint", "serve", "transformers") if getattr(self, name) is not None]
+        if len(places) != 1:
+            raise ValueError("needs exactly one of `endpoint`, `serve` and `transformers`")
+        if self.model is None and self.transformers is None:
+            raise ValueError("needs `model`, the name by which the server knows it")
+        if self.endpoint is not None and "@" in self.endpoint:
+            raise ValueError("`endpoint` must hold no password: name an environment variable with `key`")
+        if self.transformers is not None and (self.key or self.structured):
+            raise ValueError("`key` and `structured` are for servers: a model in the process has neither")
+        if self.budget is not None and self.prices is None:
+            raise ValueError("`budget` needs `prices`")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What the model is called, by its server or by transformers."""
+        return str(self.model or self.transformers)
+
+
 class Autointerp(_Strict):
     """Windows, which latents are scored, who explains and who scores."""
 
@@ -200,6 +310,9 @@ class Autointerp(_Strict):
     mark_above: Share = 0.3
     windows_a_prompt: Positive = 5
     explainer: Explainer = Explainer()
+    llms: list[str] = []
+    judge: str | None = None
+    show_activations: bool = False
     scorers: Annotated[list[Literal["detection", "fuzzing"]], Field(min_length=1)] = ["detection", "fuzzing"]
     marks: Literal["fair", "paper"] = "fair"
     controls: list[Literal["shuffled", "random", "binarised"]] = ["shuffled"]
@@ -255,26 +368,30 @@ def _one_source(text: Corpus | Probing) -> None:
 
 
 class Figures(_Strict):
-    """How figures look; nothing here changes a number."""
+    """How figures look, and whose explanations they show; nothing here changes a number."""
 
     column_inches: Rate = 3.4
     font_size: Rate = 8.0
     palette: Annotated[list[str], Field(min_length=1)] | None = None
     dpi: Positive = 200
+    explainer: str = NGRAM
 
 
 class Config(_Strict):
     """A whole config.yaml."""
 
     results: str = "results"
+    answers: str | None = None
     disk_gb: Rate = 50.0
     models: Annotated[dict[str, Model], Field(min_length=1)]
     corpus: Corpus
     activations: Activations = Activations()
     training: Training
     binarisers: dict[str, Any] = {}
+    tune: Tune | None = None
     coders: Annotated[list[Coders], Field(min_length=1)]
     evaluation: Evaluation = Evaluation()
+    llms: dict[str, Llm] = {}
     autointerp: Autointerp = Autointerp()
     ablation: Ablation | None = None
     probing: Probing | None = None
@@ -292,17 +409,32 @@ class Config(_Strict):
                 raise ValueError(f"`{other}` and `{name}` are the same folder on some disks: rename one")
         return models
 
+    @field_validator("llms")
+    @classmethod
+    def _safe_llm_names(cls, llms: dict[str, Llm]) -> dict[str, Llm]:
+        for name in llms:
+            if not NAME.fullmatch(name) or name in RESERVED:
+                raise ValueError(
+                    f"`{name}` is no name: use letters, digits, dots, dashes and underscores, and none of {', '.join(RESERVED)}"
+                )
+        return llms
+
     @field_validator("binarisers")
     @classmethod
     def _settings(cls, raw: dict[str, Any]) -> dict[str, Any]:
-        for name in raw:
-            if name not in REGISTRY:
-                raise ValueError(f"`{name}` is no binariser{_nearest(name, REGISTRY)}; there are {', '.join(REGISTRY)}")
+        _check_binarisers(raw)
         return raw
 
     def settings(self, binariser: str) -> dict[str, Any]:
-        """The options of a binariser with their defaults filled in, and its `learning_rate` (None: by the rule)."""
-        return SETTINGS[binariser].model_validate(self.binarisers.get(binariser) or {}).model_dump()
+        """The options of a binariser with their defaults filled in, its `learning_rate` and, where it has one, `frequency`.
+
+        A variant has the settings of its binariser, but for those that it names itself.
+        """
+        merged = {
+            key: value for name in (kind_of(binariser), binariser) for key, value in (self.binarisers.get(name) or {}).items()
+        }
+        settings = SETTINGS[kind_of(binariser)].model_validate(merged).model_dump()
+        return settings if settings["frequency"] else {key: value for key, value in settings.items() if key != "frequency"}
 
     @functools.cached_property
     def coder_ids(self) -> list[CoderId]:
@@ -317,6 +449,12 @@ class Config(_Strict):
                         for k in block.k:
                             for seed in block.seeds:
                                 yield CoderId(name, hookpoint, architecture, binariser, k, seed)
+
+    def tuned(self, coder: CoderId) -> bool:
+        """Whether a sweep chooses the learning rate of a coder."""
+        rate = self.settings(coder.binariser)["learning_rate"]
+        given = rate.get(coder.architecture) if isinstance(rate, dict) else rate
+        return self.tune is not None and given is None
 
     def latents(self, model: str) -> int:
         """M, the number of latents of each of a model's coders."""
@@ -356,6 +494,8 @@ def _faults_of_grid(config: Config) -> Iterator[Fault]:
                 if k > latents:
                     yield (*at, "k"), f"k = {k} is more than the {latents} latents of `{name}` (expansion x width)"
                 for key in block.binarisers:
+                    if k < REGISTRY[key].smallest_k:
+                        yield (*at, "k"), f"k = {k} is too small for `{key}`: it needs {REGISTRY[key].smallest_k} at least"
                     if REGISTRY[key].grouped and latents % k:
                         yield (
                             (*at, "k"),
@@ -383,6 +523,13 @@ def _faults_of_amounts(config: Config) -> Iterator[Fault]:
             ("training", "warmup_steps"),
             f"training has {steps} steps in all (`tokens` / `batch_tokens`), no more than the warm-up",
         )
+    if config.tune is not None:
+        steps = config.tune.tokens // training.batch_tokens
+        if steps <= training.warmup_steps:
+            yield (
+                ("tune", "tokens"),
+                f"a trial has {steps} steps in all (`tokens` / `training.batch_tokens`), no more than the warm-up",
+            )
     held = splits.evaluation.contexts
     if config.evaluation.sequences > held:
         yield (
@@ -438,14 +585,47 @@ def _faults_of_probing(config: Config, root: Path) -> Iterator[Fault]:
 
 def _faults_of_settings(config: Config) -> Iterator[Fault]:
     for key, raw in config.binarisers.items():
+        model = SETTINGS[kind_of(key)]
         try:
-            SETTINGS[key].model_validate(raw or {})
+            model.model_validate(raw or {})
         except ValidationError as error:
-            for location, message in _faults_of_schema(error, SETTINGS[key]):
+            for location, message in _faults_of_schema(error, model):
                 yield ("binarisers", key, *location), message
+        else:
+            control = ((raw or {}).get("frequency") or {}).get("control")
+            if control == "bias" and not REGISTRY[key].ranked:
+                ranked = ", ".join(name for name, entry in REGISTRY.items() if entry.ranked)
+                yield (
+                    ("binarisers", key, "frequency"),
+                    f"`{key}` ranks no latents, so a bias has nothing to change: use `control: penalty`, or one of {ranked}",
+                )
+    for number, block in enumerate(config.coders):
+        for key in block.binarisers:
+            if key not in REGISTRY and key not in config.binarisers:
+                yield (
+                    ("coders", number, "binarisers"),
+                    f"`{key}` is not under `binarisers`{_nearest(key, config.binarisers)}: say there what is different in it",
+                )
     continuous = [key for block in config.coders for key in block.binarisers if not REGISTRY[key].continuous]
     if config.training.multi_topk and continuous:
         yield ("training", "multi_topk"), f"works with continuous binarisers only, and the grid has `{continuous[0]}`"
+
+
+def _faults_of_llms(config: Config) -> Iterator[Fault]:
+    """Language models that are named and not there, or are there and cannot be used."""
+    autointerp = config.autointerp
+    named = [(("autointerp", "llms"), name) for name in autointerp.llms]
+    named += [(("autointerp", "judge"), autointerp.judge)] if autointerp.judge is not None else []
+    for at, name in named:
+        if name not in config.llms:
+            yield at, f"`{name}` is not under `llms`{_nearest(name, config.llms)}"
+    if repeated := {name for name in autointerp.llms if autointerp.llms.count(name) > 1}:
+        yield ("autointerp", "llms"), f"names {', '.join(sorted(repeated))} twice: leave one out"
+    if autointerp.judge is not None and not autointerp.llms:
+        yield ("autointerp", "judge"), "there is nothing to judge: name who explains in `autointerp.llms`"
+    if config.figures.explainer not in (NGRAM, *autointerp.llms):
+        known = ", ".join((NGRAM, *autointerp.llms))
+        yield ("figures", "explainer"), f"`{config.figures.explainer}` explains nothing here; there are {known}"
 
 
 def _faults_of_files(config: Config, root: Path) -> Iterator[Fault]:
@@ -568,7 +748,7 @@ def load(files: list[Path], merged: Mapping[str, Any] | None = None, *, root: Pa
     else:
         faults = [*_faults_of_settings(config), *_faults_of_grid(config), *_faults_of_amounts(config)]
         faults += [*_faults_of_ablation(config), *_faults_of_probing(config, root or Path.cwd())]
-        faults += _faults_of_files(config, root or Path.cwd())
+        faults += [*_faults_of_llms(config), *_faults_of_files(config, root or Path.cwd())]
         if not faults:
             return config
     messages = [f"{lines.where(at)}: `{'.'.join(map(str, at)) or 'config'}`: {message}" for at, message in faults]

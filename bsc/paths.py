@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from bsc.coders.binarisers.registry import REGISTRY
+from bsc.coders.binarisers.registry import REGISTRY, VARIANT
 
 ARCHITECTURES = ("sae", "transcoder", "skip-transcoder")
 SPLITS = ("train", "evaluation", "interpretation")
@@ -18,6 +18,8 @@ TOKENS = "tokens/{model}"
 SHARD = "activations/{model}/{split}/shard{shard}/{hookpoint}.safetensors"
 INDEX = "activations/{model}/{split}/{hookpoint}.json"
 CODERS = f"coders/{CODER}"
+CHOICE = f"tuning/{CODER}"
+TRIAL = f"{CHOICE}/rate{{rate}}"
 BASELINE = "evaluation/{model}/baseline"
 REFERENCES = "evaluation/{model}/{hookpoint}/references"
 EVALUATION = f"evaluation/{CODER}"
@@ -27,12 +29,24 @@ PROBES = f"probing/{CODER}"
 LATENTS = f"autointerp/{CODER}/{{variant}}/latents"
 EXPLANATIONS = f"autointerp/{CODER}/{{variant}}/explanations"
 SCORES = f"autointerp/{CODER}/{{variant}}/scores"
+ANSWERS = "answers"
 FIGURE = "figures/{figure}"
 TABLE = "tables/{table}"
 GALLERY = "figures/index.html"
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What a model's name may look like: one path component, no dot or dash in front."""
+
+
+NGRAM = "ngram"
+"""The explainer that is always there; the others are language models, by their names in the config."""
+RESERVED = (NGRAM, "latents", "explanations", "scores")
+"""Names that no language model may have: they stand where its folder would."""
+
+
+def interpreted(pattern: str, explainer: str) -> str:
+    """EXPLANATIONS or SCORES of an explainer: the pattern itself for `ngram`, a folder deeper for a language model."""
+    return pattern if explainer == NGRAM else pattern.replace("{variant}/", f"{{variant}}/{explainer}/")
 
 
 def _any(names: object) -> str:
@@ -43,12 +57,14 @@ CONSTRAINTS = {
     "model": NAME.pattern,
     "hookpoint": rf"layers\.\d+\.mlp|{JOINT}",
     "architecture": _any(ARCHITECTURES),
-    "binariser": _any(REGISTRY),
+    "binariser": f"(?:{_any(REGISTRY)})(?:{VARIANT})?",
     "k": r"[1-9]\d*",
     "seed": r"\d+",
+    "rate": r"\d[\d.e+-]*",
     "split": _any(SPLITS),
     "shard": r"\d+",
     "variant": _any(VARIANTS),
+    "llm": NAME.pattern,
 }
 
 

@@ -6,16 +6,18 @@ then retrains nothing) and is still rerun when what made that input has changed.
 """
 
 import functools
+import itertools
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from bsc.coders.binarisers.registry import REGISTRY
+from bsc.autointerp.prompts import digests
+from bsc.coders.binarisers.registry import REGISTRY, in_order, kind_of
 from bsc.config import Config, Probing
 from bsc.figures.registry import FIGURES
-from bsc.paths import JOINT, CoderId
+from bsc.paths import ANSWERS, JOINT, MODEL, NGRAM, CoderId
 from bsc.spec import digest, dump, fingerprint
 from bsc.training.rates import learning_rate
 
@@ -81,8 +83,20 @@ class ActivationsSpec(_Spec):
     dtype: str
 
 
+class FrequencySpec(_Spec):
+    """What training does against latents that fire on more than `cap` of the tokens; see `config.Frequency`."""
+
+    control: Literal["penalty", "bias"]
+    cap: float
+    strength: float
+    memory_tokens: int
+
+
 class CoderSpec(_Spec):
-    """One coder and how it is trained. width: d; latents: M; options: the binariser's own."""
+    """One coder and how it is trained. width: d; latents: M; options: the binariser's own.
+
+    learning_rate: None where a sweep's choice says it. frequency: None where nothing is done.
+    """
 
     width: int
     latents: int
@@ -94,12 +108,19 @@ class CoderSpec(_Spec):
     tokens: int
     batch_tokens: int
     optimiser: Literal["adam", "signum"]
-    learning_rate: float
+    learning_rate: float | None
     warmup_steps: int
     auxk: bool
     multi_topk: bool
     dead_after_tokens: int
     dtype: str
+    frequency: FrequencySpec | None = Field(default=None, exclude_if=lambda frequency: frequency is None)
+
+
+class ChoiceSpec(_Spec):
+    """Which trial of a sweep is taken. name: of the coders that it is for, in words."""
+
+    name: str
 
 
 class EvaluationSpec(_Spec):
@@ -196,7 +217,8 @@ class ScoreSpec(_Spec):
 class FigureSpec(_Spec):
     """A figure or table. coders: (model, hookpoint, architecture, binariser) with the seeds of each k; labels by binariser.
 
-    resamples and seed: of the bootstraps of differences between coders.
+    resamples and seed: of the bootstraps of differences between coders. explainers: whose explanations and scores it shows,
+    the first of them where it shows but one.
     """
 
     name: str
@@ -206,6 +228,7 @@ class FigureSpec(_Spec):
     style: dict[str, Any]
     resamples: int
     seed: int
+    explainers: list[str] = Field(default=[NGRAM], exclude_if=lambda names: names == [NGRAM])
 
 
 class GallerySpec(_Spec):
@@ -262,6 +285,7 @@ class Plan:
         self.tokens = functools.cache(self._tokens)
         self.stored = functools.cache(self._stored)
         self.coder = functools.cache(self._coder)
+        self.choice = functools.cache(self._choice)
         self.evaluation = functools.cache(self._evaluation)
         self.latents = functools.cache(self._latents)
         self.explanations = functools.cache(self._explanations)
@@ -319,25 +343,66 @@ class Plan:
         return _stage(stage.spec, code, self.tokens(name), without=("hookpoints", "first", "contexts"))
 
     def _coder(self, coder: CoderId) -> Stage:
+        """A coder, whose learning rate is the config's or, where it is tuned, what the sweep chooses."""
+        upstream = [self.stored(coder.model, "train")]
+        if self.config.tuned(coder):
+            upstream.append(self.choice(self.sweep(coder)))
+        return _stage(self._coder_spec(coder), ("bsc.training.train", REGISTRY[coder.binariser].module), *upstream)
+
+    @property
+    def rates(self) -> list[str]:
+        """The learning rates of a sweep, as they stand in paths; none where nothing is tuned."""
+        return [f"{rate:g}" for rate in self.config.tune.rates] if self.config.tune else []
+
+    def sweep(self, coder: CoderId) -> CoderId:
+        """The coder whose sweep chooses the learning rate of `coder`: of its kind, but for hookpoint, k and seed."""
+        order = self.config.models[coder.model].hookpoints.index
+        alike = [
+            other
+            for other in self.config.coder_ids
+            if (other.model, other.architecture, other.binariser) == (coder.model, coder.architecture, coder.binariser)
+        ]
+        return min(alike, key=lambda other: (order(other.hookpoint), -other.k, other.seed))
+
+    @property
+    def sweeps(self) -> list[CoderId]:
+        """The coders that sweeps are made with."""
+        return sorted({self.sweep(coder) for coder in self.config.coder_ids if self.config.tuned(coder)})
+
+    def trial(self, coder: CoderId, rate: str) -> Stage:
+        """One learning rate of a sweep."""
+        tune = self.config.tune
+        if tune is None or rate not in self.rates:
+            raise ValueError(f"there is no sweep with rate {rate}")
+        spec = self._coder_spec(coder).model_copy(update={"learning_rate": float(rate), "tokens": tune.tokens})
+        stores = [self.stored(coder.model, split) for split in ("train", "interpretation")]
+        return _stage(spec, ("bsc.training.trial", REGISTRY[coder.binariser].module), *stores)
+
+    def _choice(self, coder: CoderId) -> Stage:
+        """What a sweep chooses."""
+        trials = [self.trial(coder, rate) for rate in self.rates]
+        return _stage(ChoiceSpec(name=f"{coder.architecture} {coder.binariser}"), ("bsc.training.choose",), *trials)
+
+    def _coder_spec(self, coder: CoderId) -> CoderSpec:
         training = self.config.training
         options = self.config.settings(coder.binariser)
-        rate = options.pop("learning_rate")
+        rate, frequency = options.pop("learning_rate"), options.pop("frequency", None)
         if isinstance(rate, dict):
             rate = rate.get(coder.architecture)
         latents = self.config.latents(coder.model)
-        entry = REGISTRY[coder.binariser]
-        spec = CoderSpec(
+        by_rule = learning_rate(training.optimiser, latents, continuous=REGISTRY[coder.binariser].continuous)
+        return CoderSpec(
             width=self.config.models[coder.model].width,
             latents=latents,
             k=coder.k,
             architecture=coder.architecture,  # type: ignore[arg-type]
-            binariser=coder.binariser,
+            binariser=kind_of(coder.binariser),
             options=options,
             seed=coder.seed,
-            learning_rate=rate or learning_rate(training.optimiser, latents, continuous=entry.continuous),
+            learning_rate=None if self.config.tuned(coder) else rate or by_rule,
+            frequency=frequency,
             **training.model_dump(exclude={"expansion"}),
         )
-        return _stage(spec, ("bsc.training.train", entry.module), self.stored(coder.model, "train"))
 
     def _evaluation_spec(self, name: str, hookpoints: list[str]) -> EvaluationSpec:
         evaluation = self.config.evaluation.model_dump()
@@ -440,35 +505,89 @@ class Plan:
     def _windows(self) -> WindowsSpec:
         return WindowsSpec(**self.config.autointerp.model_dump(include=set(WindowsSpec.model_fields)))
 
-    def _explanations(self, coder: CoderId, variant: str) -> Stage:
-        """The explanations of a variant's latents."""
-        explainer = self.config.autointerp.explainer
-        spec = ExplainSpec(windows=self._windows(), explainer=explainer.model_dump())
-        modules = ("bsc.autointerp.explain", f"bsc.autointerp.explainers.{explainer.kind}")
-        return _stage(spec, modules, self.latents(coder, variant))
+    @functools.cached_property
+    def explainers(self) -> list[str]:
+        """Who explains: `ngram`, and the language models that the config names."""
+        return [NGRAM, *self.config.autointerp.llms]
 
-    def _scores(self, coder: CoderId, variant: str) -> Stage:
+    def judge(self, explainer: str) -> str:
+        """Who answers by the explanations of an explainer: `ngram` its own, language models those that the config says."""
+        return explainer if explainer == NGRAM else self.config.autointerp.judge or explainer
+
+    def _asked(self, explainer: str) -> tuple[dict[str, Any], list[Stage]]:
+        """An explainer as a spec holds it, and the stages that made it."""
+        if explainer == NGRAM:
+            return self.config.autointerp.explainer.model_dump(), []
+        llm = self.config.llms[explainer]
+        held = llm.model_dump(include={"temperature", "explanation_tokens", "answer_tokens", "structured", "logprobs"})
+        shown = {"show_activations": self.config.autointerp.show_activations, "prompts": digests()}
+        upstream = [self.model(llm.transformers)] if llm.transformers in self.config.models else []
+        return {"kind": "llm", "llm": explainer, "model": llm.name, **held, **shown}, upstream
+
+    @functools.cached_property
+    def llm_settings(self) -> dict[str, dict[str, Any]]:
+        """How each language model is reached, by its name: it changes no answer and is in no spec. No key is in it."""
+        reached = {"endpoint", "serve", "key", "concurrency", "timeout", "attempts", "prices", "budget"}
+        found = {}
+        for name, llm in self.config.llms.items():
+            local = llm.transformers in self.config.models
+            folder = f"{self.config.results}/{MODEL.format(model=llm.transformers)}" if local else llm.transformers
+            found[name] = {"model": llm.name, "transformers": folder, **llm.model_dump(include=reached)}
+        return found
+
+    @property
+    def answers(self) -> str:
+        """The folder of the language models' answers."""
+        return self.config.answers or f"{self.config.results}/{ANSWERS}"
+
+    def _explanations(self, coder: CoderId, variant: str, explainer: str = NGRAM) -> Stage:
+        """The explanations of a variant's latents."""
+        options, upstream = self._asked(explainer)
+        spec = ExplainSpec(windows=self._windows(), explainer=options)
+        modules = ("bsc.autointerp.explain", f"bsc.autointerp.explainers.{options['kind']}")
+        return _stage(spec, modules, self.latents(coder, variant), *upstream)
+
+    def _scores(self, coder: CoderId, variant: str, explainer: str = NGRAM) -> Stage:
         """The scores of a variant's explanations."""
         autointerp = self.config.autointerp
+        options, upstream = self._asked(self.judge(explainer))
         spec = ScoreSpec(
             windows=self._windows(),
             shuffled="shuffled" in autointerp.controls,
-            explainer=autointerp.explainer.model_dump(),
+            explainer=options,
             **autointerp.model_dump(include={"scorers", "marks", "windows_a_prompt", "resamples"}),
         )
         modules = (
             "bsc.autointerp.score",
-            f"bsc.autointerp.explainers.{autointerp.explainer.kind}",
+            f"bsc.autointerp.explainers.{options['kind']}",
             *(f"bsc.autointerp.scorers.{scorer}" for scorer in autointerp.scorers),
         )
-        return _stage(spec, modules, self.explanations(coder, variant))
+        return _stage(spec, modules, self.explanations(coder, variant, explainer), *upstream)
+
+    @functools.cached_property
+    def _places(self) -> dict[str, dict[str, int]]:
+        """`places` of the grid's variants among colours and markers: those that no binariser of the grid has."""
+        names = in_order(coder.binariser for coder in self.config.coder_ids)
+        taken = {list(REGISTRY).index(name) for name in names if name in REGISTRY}
+        free = (place for place in itertools.count() if place not in taken)
+        places = {name: next(free) for name in names if name not in REGISTRY}
+        return {"places": places} if places else {}
 
     def figure_coders(self, name: str) -> list[CoderId]:
-        """The coders that a figure or table shows; none where the config lacks the block that it is about."""
+        """The coders that a figure or table shows: of the grid, or those that sweeps were made with.
+
+        None where the config lacks the block that it is about, or where it compares explainers and there is but one.
+        """
         block = FIGURES[name].block
         if block is not None and getattr(self.config, block) is None:
             return []
-        return FIGURES[name].select(self.config.coder_ids)
+        if FIGURES[name].compares and len(self.explainers) == 1:
+            return []
+        return FIGURES[name].select(self.sweeps if "choice" in FIGURES[name].needs else self.config.coder_ids)
+
+    def figure_explainers(self, name: str) -> list[str]:
+        """Whose explanations and scores a figure or table shows."""
+        return self.explainers if FIGURES[name].compares else [self.config.figures.explainer]
 
     def figure(self, name: str) -> Stage:
         """A figure or a table."""
@@ -476,10 +595,11 @@ class Plan:
         spec = FigureSpec(
             name=name,
             coders=coder_blocks(coders + (self.joint_coders if FIGURES[name].joint else [])),
-            labels={key: REGISTRY[key].label for key in REGISTRY if any(coder.binariser == key for coder in coders)},
+            labels={name: REGISTRY[name].label for name in in_order(coder.binariser for coder in coders)},
             variants=sorted({variant for coder in coders for variant in self.variants(coder)}),
-            style=self.config.figures.model_dump(),
+            style=self.config.figures.model_dump(exclude={"explainer"}) | self._places,
             **self.config.evaluation.model_dump(include={"resamples", "seed"}),
+            explainers=self.figure_explainers(name),
         )
         return _stage(spec, (FIGURES[name].module,))
 

@@ -28,11 +28,12 @@ def write(folder: Path, **changes: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["config", "smoke", "paper", "demo-full"])
+@pytest.mark.parametrize("name", ["config", "smoke", "paper", "frequency", "demo-full"])
 def test_shipped_configs_are_whole(name: str) -> None:
     assert load([CONFIGS / f"{name}.yaml"]).coder_ids
 
 
+BIAS = {"control": "bias", "strength": 0.1}
 MODEL = "models__smollm2-135m-instruct"
 
 PROBED = {"source": "documentation", "packages": ["snakemake", "submitit"]}
@@ -76,7 +77,33 @@ FAULTS = [
     ({"autointerp__window": 31}, "autointerp.window", "does not divide"),
     ({"activations__shard_tokens": 100}, "activations.shard_tokens", "no multiple"),
     ({"training__warmup_steps": 1000}, "training.warmup_steps", "no more than the warm-up"),
+    ({"tune": {"rates": [0.1], "tokens": 10_240}}, "tune.rates", "at least 2"),
+    ({"tune": {"rates": [0.1, 0.10], "tokens": 10_240}}, "tune.rates", "twice"),
+    ({"tune": {"rates": [0.1, 0.2], "tokens": 1_024}}, "tune.tokens", "no more than the warm-up"),
     ({"training__multi_topk": True}, "training.multi_topk", "continuous"),
+    ({"binarisers": {"hybrid": {"continuous": 1.0}}}, "binarisers.hybrid.continuous", "less than 1"),
+    ({"coders__0__binarisers": ["hybrid"], "coders__0__k": [1]}, "coders.0.k", "needs 2 at least"),
+    ({"coders__0__binarisers": ["binary-topk.capped"]}, "coders.0.binarisers", "is not under `binarisers`"),
+    ({"binarisers": {"topk.Capped-k16": {}}}, "binarisers", "no name of a variant"),
+    ({"binarisers": {"gumble.capped": {}}}, "binarisers", "did you mean `gumbel`"),
+    ({"binarisers": {"gumbel.held": {"frequency": BIAS}}}, "binarisers.gumbel.held.frequency", "use `control: penalty`"),
+    ({"binarisers": {"topk": {"frequency": {**BIAS, "cap": 1.5}}}}, "binarisers.topk.frequency.cap", "less than or equal to 1"),
+    ({"binarisers": {"topk": {"frequency": {"control": "bias"}}}}, "binarisers.topk.frequency.strength", "is needed"),
+    ({"binarisers": {"topk": {"frequency": {**BIAS, "power": 1}}}}, "binarisers.topk.frequency.power", "known here: cap"),
+    ({"autointerp__llms": ["qwen"]}, "autointerp.llms", "not under `llms`"),
+    ({"autointerp__judge": "qwen"}, "autointerp.judge", "nothing to judge"),
+    ({"figures": {"explainer": "qwen"}}, "figures.explainer", "explains nothing here; there are ngram"),
+    ({"llms": {"ngram": {"model": "m", "endpoint": "http://h/v1"}}}, "llms", "is no name"),
+    ({"llms": {"../a": {"model": "m", "endpoint": "http://h/v1"}}}, "llms", "is no name"),
+    ({"llms": {"a": {"model": "m"}}}, "llms.a", "exactly one of"),
+    ({"llms": {"a": {"endpoint": "http://h/v1"}}}, "llms.a", "needs `model`"),
+    ({"llms": {"a": {"model": "m", "endpoint": "https://me:secret@h/v1"}}}, "llms.a", "no password"),
+    ({"llms": {"a": {"model": "m", "endpoint": "h:80"}}}, "llms.a.endpoint", "pattern"),
+    ({"llms": {"a": {"model": "m", "endpoint": "http://h/v1", "key": "sk-123"}}}, "llms.a.key", "pattern"),
+    ({"llms": {"a": {"model": "m", "endpoint": "http://h/v1", "budget": 2}}}, "llms.a", "needs `prices`"),
+    ({"llms": {"a": {"model": "m", "serve": {"command": "vllm serve"}}}}, "llms.a.serve.command", "needs `{port}`"),
+    ({"llms": {"a": {"model": "m", "serve": {"command": "x {port} {mdl}"}}}}, "llms.a.serve.command", "`{mdl}` is not filled"),
+    ({"llms": {"a": {"model": "m", "endpont": "http://h/v1"}}}, "llms.a.endpont", "did you mean `endpoint`"),
 ]
 
 
@@ -157,3 +184,16 @@ def test_merged_values_win_over_the_file(tmp_path: Path) -> None:
 def test_learning_rate_may_differ_by_architecture(tmp_path: Path) -> None:
     path = write(tmp_path, binarisers={"topk": {"learning_rate": {"sae": 0.1}}})
     assert load([path]).settings("topk") == {"learning_rate": {"sae": 0.1}}
+
+
+def test_a_variant_has_its_binarisers_settings_but_for_its_own(tmp_path: Path) -> None:
+    binarisers = {
+        "binary-topk": {"learning_rate": 0.1, "temperature": 3.0},
+        "binary-topk.held_back": {"temperature": 1.0, "frequency": BIAS},
+        "binary-topk.free": None,
+    }
+    config = load([write(tmp_path, binarisers=binarisers, coders__1__binarisers=list(binarisers))])
+    plain, held, free = (config.settings(name) for name in binarisers)
+    assert plain == free == {"learning_rate": 0.1, "ste": "sigmoid", "temperature": 3.0, "threshold": 0.004}
+    assert held == {**plain, "temperature": 1.0, "frequency": {"cap": 0.1, "memory_tokens": 65_536, **BIAS}}
+    assert [coder.binariser for coder in config.coder_ids if coder.architecture == "sae"] == sorted(binarisers)

@@ -68,7 +68,7 @@ def options(binariser: str, **chosen: Any) -> dict[str, Any]:
     return given | chosen
 
 
-@pytest.mark.parametrize("name", ["config", "smoke", "paper"])
+@pytest.mark.parametrize("name", ["config", "smoke", "paper", "frequency"])
 def test_every_job_of_the_plan_is_counted(name: str) -> None:
     config = shipped(name)
     plan, coders = Plan(config), config.coder_ids
@@ -82,6 +82,7 @@ def test_every_job_of_the_plan_is_counted(name: str) -> None:
         "index": 2 * len(hookpoints),
         "baseline": len(config.models),
         "references": len(hookpoints) + len({coder.model for coder in joint}),
+        **({"choose": len(plan.sweeps), "trial": len(plan.sweeps) * len(plan.rates)} if plan.sweeps else {}),
         "train": len(coders),
         "evaluate": len(coders) + len(joint),
         **dict.fromkeys(("latents", "explain", "score"), variants),

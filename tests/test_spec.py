@@ -120,3 +120,46 @@ def test_joint_coders_are_those_at_every_hookpoint(smoke: Config) -> None:
 
 def test_blocks_say_the_same_coders_in_fewer_words(smoke: Config) -> None:
     assert sorted(coders_of(coder_blocks(smoke.coder_ids))) == smoke.coder_ids
+
+
+def test_a_variant_is_a_coder_of_its_binariser_and_stale_by_itself(smoke: Config) -> None:
+    def planned(strength: float) -> Plan:
+        held = {"frequency": {"control": "bias", "strength": strength}}
+        added = {"architectures": ["sae"], "binarisers": ["topk", "topk.held"], "k": [16]}
+        coders = [*smoke.model_dump()["coders"], added]
+        return Plan(Config.model_validate({**smoke.model_dump(), "binarisers": {"topk.held": held}, "coders": coders}))
+
+    before, after = planned(0.1), planned(0.2)
+    plain, held = (CoderId("smollm2-135m-instruct", "layers.0.mlp", "sae", name, 16, 1) for name in ("topk", "topk.held"))
+    assert before.coder(held).spec.binariser == before.coder(plain).spec.binariser == "topk"
+    assert before.coder(plain).digest == after.coder(plain).digest
+    assert before.coder(held).digest != after.coder(held).digest
+    figure = before.figure("fig7").spec
+    assert figure.labels["topk.held"] == "TopK, held"
+    assert figure.style["places"] == {"topk.held": 1}
+    assert "places" not in Plan(smoke).figure("fig7").spec.style
+
+
+def test_a_sweep_is_made_once_and_chooses_for_all_coders_without_a_rate(smoke: Config) -> None:
+    def planned(*rates: float, tokens: int = 5_120) -> Plan:
+        rate = {"learning_rate": {"skip-transcoder": 0.1}}
+        added = {"tune": {"rates": rates, "tokens": tokens}, "binarisers": {"topk": rate}}
+        return Plan(Config.model_validate({**smoke.model_dump(), **added}))
+
+    plan, wider, longer = planned(0.01, 2e-5), planned(0.01, 2e-5, 0.1), planned(0.01, 2e-5, tokens=6_144)
+    tuned = [coder for coder in smoke.coder_ids if coder.binariser != "topk"]
+    assert {coder.binariser for coder in plan.sweeps} == {"gumbel", "binary-topk"}
+    assert {coder.hookpoint for coder in plan.sweeps} == {"layers.0.mlp"}
+    assert len(plan.sweeps) == 2
+    for coder in smoke.coder_ids:
+        spec, before = plan.coder(coder).spec, Plan(smoke).coder(coder).spec
+        assert spec == before.model_copy(update={"learning_rate": None if coder in tuned else 0.1})
+        for other in (wider, longer):
+            assert (plan.coder(coder).digest != other.coder(coder).digest) == (coder in tuned)
+    assert plan.rates == ["0.01", "2e-05"]
+    sweep = plan.sweep(CODER)
+    trial = plan.trial(sweep, "2e-05")
+    assert trial.digest == wider.trial(sweep, "2e-05").digest != longer.trial(sweep, "2e-05").digest
+    assert (trial.spec.learning_rate, trial.spec.tokens) == (2e-5, 5_120)
+    assert plan.figure_coders("learning-rates") == plan.sweeps
+    assert not Plan(smoke).figure_coders("learning-rates")

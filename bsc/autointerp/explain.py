@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from bsc.autointerp.explainers import explainer_for
-from bsc.autointerp.explainers.base import Decode, Explanation, LatentExamples
+from bsc.autointerp.explainers.base import Access, Decode, Explanation, LatentExamples, Said
 from bsc.autointerp.firings import LatentCache
 from bsc.autointerp.samples import SCORED, census, sample_for_explanation
 from bsc.autointerp.windows import Grid
@@ -18,23 +18,34 @@ from bsc.progress import Progress, job_label
 from bsc.stages import ExplainSpec, WindowsSpec
 
 FILE = "explanations.parquet"
+REPLIES = "replies.parquet"
 SPLIT = "interpretation"
-_LATENTS_AT_ONCE = 64
+SERVER_LOG = "server.log"
+_LATENTS_AT_ONCE = 512
 
 
-def explain(spec: ExplainSpec, latents: Path, tokens: Path, model: Path, output: Path) -> None:
+def explain(
+    spec: ExplainSpec,
+    latents: Path,
+    tokens: Path,
+    model: Path,
+    output: Path,
+    llms: str | None = None,
+    answers: Path | None = None,
+) -> None:
     """Write `explanations.parquet`: a row a latent with its status (see `census`), its explanation and the explainer's rules.
 
-    explanation: text; rules: JSON; both null unless the status is `scored`. model: for its tokenizer. Raises UserError when the
-    cache was not made from these tokens.
+    explanation: text; rules: JSON; both null unless the status is `scored`. model: for its tokenizer. A language model
+    (llms, answers: see `Access`) leaves an explanation empty where it gave none that could be read, and its replies in
+    `replies.parquet`, a row a latent. Raises UserError when the cache was not made from these tokens.
     """
     cache, grid = open_windows(spec.windows, latents, tokens)
     decode = decoder(model)
     table = census(cache, grid, spec.windows)
     scored = table.loc[table["status"] == SCORED, "latent"].tolist()
     explanations: list[Explanation] = []
-    explainer = explainer_for(spec.explainer)
-    with Progress(job_label("explain", output), len(scored), "latents") as progress:
+    entered = explainer_for(spec.explainer, Access(llms, answers, output / SERVER_LOG))
+    with entered as explainer, Progress(job_label("explain", output), len(scored), "latents") as progress:
         for batch in in_batches(scored):
             samples = [sample_for_explanation(cache, grid, spec.windows, latent) for latent in batch]
             examples = [LatentExamples.of(sample, grid, spec.windows.mark_above) for sample in samples]
@@ -42,7 +53,15 @@ def explain(spec: ExplainSpec, latents: Path, tokens: Path, model: Path, output:
             progress.advance(len(batch))
     write_parquet(output / FILE, _with_explanations(table, scored, explanations))
     facts = {"windows": spec.windows.model_dump(), "explainer": spec.explainer, "scored": len(scored)}
-    write_manifest(output, [FILE], facts)
+    write_manifest(output, [FILE, *_write_replies(scored, explanations, output)], facts)
+
+
+def _write_replies(scored: list[int], explanations: list[Explanation], output: Path) -> list[str]:
+    said = [(latent, *explanation.said) for latent, explanation in zip(scored, explanations, strict=True) if explanation.said]
+    if not said:
+        return []
+    write_parquet(output / REPLIES, pd.DataFrame(said, columns=["latent", *Said._fields]))
+    return [REPLIES]
 
 
 def open_windows(spec: WindowsSpec, latents: Path, tokens: Path) -> tuple[LatentCache, Grid]:

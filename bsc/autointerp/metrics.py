@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from bsc.autointerp.explainers.base import UNPARSED
 from bsc.autointerp.samples import NOT_SAMPLED, SCORED, STATUSES, TOO_DENSE
@@ -18,11 +18,15 @@ OUTCOME = {
 _UNDEFINED = Interval(np.nan, np.nan, np.nan).as_json()
 
 
-def outcome(firing: Bool[np.ndarray, " questions"], answers: Int[np.ndarray, " questions"]) -> dict[str, float]:
-    """One latent's metrics from the truth and the answers to its questions.
+def outcome(
+    firing: Bool[np.ndarray, " questions"],
+    answers: Int[np.ndarray, " questions"],
+    probabilities: Float[np.ndarray, " questions"] | None = None,
+) -> dict[str, float]:
+    """One latent's metrics from the truth and the answers to its questions. probabilities: of yes, NaN where there is none.
 
     An answer that could not be read counts as wrong: a false negative or a false positive (*ours*; the authors drop it, as
-    `f1_parsed` does). Precision, recall and F1 are 0 when there is no true positive. `auroc` needs probabilities: NaN here.
+    `f1_parsed` does). Precision, recall and F1 are 0 when there is no true positive. `auroc`: see there.
     """
     parsed = answers != UNPARSED
     yes = np.where(parsed, answers == 1, ~firing)
@@ -40,8 +44,21 @@ def outcome(firing: Bool[np.ndarray, " questions"], answers: Int[np.ndarray, " q
         "f1": _f1(yes, firing),
         "f1_parsed": _f1(yes[parsed], firing[parsed]),
         "balanced_accuracy": (recall + specificity) / 2,
-        "auroc": float("nan"),
+        "auroc": float("nan") if probabilities is None else auroc(firing, probabilities),
     }
+
+
+def auroc(firing: Bool[np.ndarray, " questions"], probabilities: Float[np.ndarray, " questions"]) -> float:
+    """How often a firing window has a higher probability than a silent one, ties counting half.
+
+    A question without one (NaN) counts as wrong, like its answer. NaN where no question has one, or all are of one kind.
+    """
+    known = ~np.isnan(probabilities)
+    if not known.any() or firing.all() or not firing.any():
+        return float("nan")
+    values = np.where(known, probabilities, np.where(firing, -np.inf, np.inf))
+    yes, no = values[firing][:, None], values[~firing][None, :]
+    return float((yes > no).mean() + (yes == no).mean() / 2)
 
 
 def _share(part: int, rest: int) -> float:

@@ -10,12 +10,13 @@ import pandas as pd
 from jaxtyping import Bool, Int
 
 from bsc.autointerp.explain import FILE as EXPLANATIONS
-from bsc.autointerp.explain import in_batches, open_windows
+from bsc.autointerp.explain import REPLIES, SERVER_LOG, decoder, in_batches, open_windows
 from bsc.autointerp.explainers import explainer_for
-from bsc.autointerp.explainers.base import UNPARSED, Answers, Explanation
+from bsc.autointerp.explainers.base import UNPARSED, Access, Answered, Decode, Explainer, Explanation, Said
 from bsc.autointerp.metrics import OUTCOME, coder_scores, latent_counts, outcome
 from bsc.autointerp.samples import SCORED, Sample, sample_for_test
 from bsc.autointerp.scorers import scorer_named
+from bsc.autointerp.scorers.base import Exam
 from bsc.autointerp.windows import Grid
 from bsc.errors import UserError
 from bsc.io import read_manifest, read_parquet, write_json, write_manifest, write_parquet
@@ -29,29 +30,47 @@ _EXAM, _DONOR = 3, 4
 """Streams of random numbers, beside those of `bsc.autointerp.samples`."""
 
 
-def score(spec: ScoreSpec, latents: Path, explanations: Path, tokens: Path, output: Path) -> None:
+def score(
+    spec: ScoreSpec,
+    latents: Path,
+    explanations: Path,
+    tokens: Path,
+    output: Path,
+    model: Path | None = None,
+    llms: str | None = None,
+    answers: Path | None = None,
+) -> None:
     """Write `scores.parquet`, `answers.parquet` and `summary.json`.
 
     scores: a row for each (latent, scorer, control): the columns of `outcome`, and the latent's firings. answers: a row a
     question: latent, scorer, control, window, firing, answer (1, 0, or null when it could not be read). summary: `scorers`, by
     scorer and control `coder_scores`; and `latent_counts`. control: `none`, or `shuffled` (*ours*): each latent is scored by
-    another scored latent's explanation. Raises UserError when the explanations were made from other windows.
+    another scored latent's explanation. A language model (model: for its tokenizer; llms, answers: see `Access`) leaves its
+    replies in `replies.parquet`, a row a prompt, and their counts under `replies` in the summary. Raises UserError when the
+    explanations were made from other windows.
     """
     cache, grid = open_windows(spec.windows, latents, tokens)
     table = _explained(spec, explanations)
     scored = table[table["status"] == SCORED]
     judged: list[_Judged] = []
-    with Progress(job_label("score", output), len(scored), "latents") as progress:
-        said = _said_by_control(spec, scored)
+    decode = None if model is None else decoder(model)
+    entered = explainer_for(spec.explainer, Access(llms, answers, output / SERVER_LOG))
+    with entered as judge, Progress(job_label("score", output), len(scored), "latents") as progress:
+        said = said_by_control(spec, scored)
         for places in in_batches(list(range(len(scored)))):
             samples = [sample_for_test(cache, grid, spec.windows, latent) for latent in scored["latent"].iloc[places]]
-            judged += _judge(spec, grid, samples, {control: [said[control][place] for place in places] for control in said})
+            here = {control: [said[control][place] for place in places] for control in said}
+            judged += _judge(spec, grid, samples, here, judge, decode)
             progress.advance(len(places))
     scores = _scores(judged, table)
     write_parquet(output / SCORES, scores)
     write_parquet(output / ANSWERS, _answers(judged))
-    write_json(output / SUMMARY, _summary(spec, scores, table))
-    write_manifest(output, [SCORES, ANSWERS, SUMMARY], {"scorers": spec.scorers, "scored": len(scored)})
+    replies = _replies(judged)
+    write_json(output / SUMMARY, {**_summary(spec, scores, table), **_reply_counts(replies)})
+    if len(replies):
+        write_parquet(output / REPLIES, replies)
+    files = [SCORES, ANSWERS, SUMMARY, *([REPLIES] if len(replies) else [])]
+    write_manifest(output, files, {"scorers": spec.scorers, "scored": len(scored)})
 
 
 class _Judged(NamedTuple):
@@ -62,7 +81,7 @@ class _Judged(NamedTuple):
     control: str
     windows: Int[np.ndarray, " questions"]
     firing: Bool[np.ndarray, " questions"]
-    answers: Answers
+    answered: Answered
 
 
 def _explained(spec: ScoreSpec, explanations: Path) -> pd.DataFrame:
@@ -76,7 +95,7 @@ def _explained(spec: ScoreSpec, explanations: Path) -> pd.DataFrame:
     return read_parquet(explanations / EXPLANATIONS)
 
 
-def _said_by_control(spec: ScoreSpec, scored: pd.DataFrame) -> dict[str, list[Explanation]]:
+def said_by_control(spec: ScoreSpec, scored: pd.DataFrame) -> dict[str, list[Explanation]]:
     """The explanation by which each scored latent is judged, under each control. One latent alone cannot be shuffled."""
     texts = zip(scored["explanation"], scored["rules"], strict=True)
     own = [Explanation(text, json.loads(rules)) for text, rules in texts]
@@ -93,21 +112,32 @@ def derangement(count: int, seed: list[int]) -> Int[np.ndarray, " count"]:
     return donors
 
 
-def _judge(spec: ScoreSpec, grid: Grid, samples: list[Sample], said: dict[str, list[Explanation]]) -> Iterator[_Judged]:
+def _judge(
+    spec: ScoreSpec,
+    grid: Grid,
+    samples: list[Sample],
+    said: dict[str, list[Explanation]],
+    judge: Explainer,
+    decode: Decode | None,
+) -> Iterator[_Judged]:
     """A batch of latents. Every control is asked the same questions."""
-    judge = explainer_for(spec.explainer)
     for scorer in spec.scorers:
-        make = scorer_named(scorer)
-        generators = [np.random.default_rng([spec.windows.seed, _EXAM, sample.latent]) for sample in samples]
-        exams = [make(sample, grid, spec, generator) for sample, generator in zip(samples, generators, strict=True)]
+        exams = [exam_of(spec, grid, sample, scorer) for sample in samples]
         for control, explanations in said.items():
             asked = [(explanation, exam.questions) for explanation, exam in zip(explanations, exams, strict=True)]
-            for sample, exam, answers in zip(samples, exams, judge.answer(asked), strict=True):
-                yield _Judged(sample.latent, scorer, control, exam.windows, exam.firing, answers)
+            for sample, exam, answered in zip(samples, exams, judge.answer(asked, decode), strict=True):
+                yield _Judged(sample.latent, scorer, control, exam.windows, exam.firing, answered)
+
+
+def exam_of(spec: ScoreSpec, grid: Grid, sample: Sample, scorer: str) -> Exam:
+    """What a scorer asks about one latent's explanation, whoever gave it."""
+    return scorer_named(scorer)(sample, grid, spec, np.random.default_rng([spec.windows.seed, _EXAM, sample.latent]))
 
 
 def _scores(judged: list[_Judged], table: pd.DataFrame) -> pd.DataFrame:
-    rows = [[one.latent, one.scorer, one.control, *outcome(one.firing, one.answers).values()] for one in judged]
+    rows = [
+        [*one[: len(_KEYS)], *outcome(one.firing, one.answered.answers, one.answered.probabilities).values()] for one in judged
+    ]
     scores = pd.DataFrame(rows, columns=[*_KEYS, *OUTCOME])
     scores = scores.astype({"latent": "int64", "scorer": "str", "control": "str", **OUTCOME})
     scores["firings"] = scores["latent"].map(table.set_index("latent")["firings"]).astype("int64")
@@ -116,14 +146,29 @@ def _scores(judged: list[_Judged], table: pd.DataFrame) -> pd.DataFrame:
 
 def _answers(judged: list[_Judged]) -> pd.DataFrame:
     judged = sorted(judged, key=lambda one: (one.scorer, one.control, one.latent))
-    sizes = [len(one.answers) for one in judged]
+    sizes = [len(one.windows) for one in judged]
     keys = pd.DataFrame([one[: len(_KEYS)] for one in judged], columns=_KEYS)
-    columns = {name: np.concatenate([[], *(getattr(one, name) for one in judged)]) for name in ("windows", "firing", "answers")}
+    columns = {name: np.concatenate([[], *(getattr(one, name) for one in judged)]) for name in ("windows", "firing")}
+    columns["answers"] = np.concatenate([[], *(one.answered.answers for one in judged)])
     answers = pd.array(columns["answers"].astype(np.int8), dtype="Int8")
     answers[columns["answers"] == UNPARSED] = pd.NA
     return keys.loc[keys.index.repeat(sizes)].assign(
         window=columns["windows"].astype(np.int64), firing=columns["firing"].astype(bool), answer=answers
     )
+
+
+def _replies(judged: list[_Judged]) -> pd.DataFrame:
+    """A row for each prompt that a language model was asked."""
+    rows = [[*one[: len(_KEYS)], number, *said] for one in judged for number, said in enumerate(one.answered.said)]
+    return pd.DataFrame(rows, columns=[*_KEYS, "prompt", *Said._fields])
+
+
+def _reply_counts(replies: pd.DataFrame) -> dict[str, Any]:
+    """How many replies have each status, and the tokens of all; nothing where no language model was asked."""
+    if replies.empty:
+        return {}
+    tokens = {name: int(replies[name].sum()) for name in ("prompt_tokens", "completion_tokens")}
+    return {"replies": {**replies["status"].value_counts().sort_index().to_dict(), **tokens}}
 
 
 def _summary(spec: ScoreSpec, scores: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:

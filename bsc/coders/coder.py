@@ -22,6 +22,9 @@ from bsc.coders.decode import combine
 from bsc.coders.preactivations import Preactivations
 from bsc.stages import CoderSpec
 
+_MOST_TOKENS = 4_096
+"""Of the first batch, evenly spread, that a binariser starts from: many enough, and their pre-activations fit anywhere."""
+
 
 class SparseCoder(nn.Module):
     """An SAE, a transcoder or a skip-transcoder with any binariser of the registry.
@@ -58,7 +61,7 @@ class SparseCoder(nn.Module):
     @classmethod
     def build(cls, spec: CoderSpec) -> "SparseCoder":
         """The coder that a spec describes, untrained, drawn from its seed; on the CPU."""
-        return cls(
+        coder = cls(
             spec.width,
             spec.latents,
             spec.k,
@@ -67,6 +70,9 @@ class SparseCoder(nn.Module):
             spec.options,
             generator=torch.Generator().manual_seed(spec.seed),
         )
+        if spec.frequency is not None and spec.frequency.control == "bias":
+            coder.binariser.balance()
+        return coder
 
     @property
     def is_sae(self) -> bool:
@@ -91,11 +97,14 @@ class SparseCoder(nn.Module):
     def initialise_from(self, x: Float[Tensor, "tokens d"], y: Float[Tensor, "tokens d"]) -> None:
         """Set the biases from the first batch: b_dec = mean(y), and in transcoders b_enc = -W_enc mean(x).
 
-        x: what the encoder reads, y: the target (the same in an SAE). Means are taken in float64.
+        Then the binariser sets what it starts from the pre-activations with these biases. x: what the encoder reads, y: the
+        target (the same in an SAE). Means are taken in float64.
         """
         self.b_dec.copy_(y.mean(0, dtype=torch.float64))
         if not self.is_sae:
             self.b_enc.copy_(-(self.W_enc.double() @ x.mean(0, dtype=torch.float64)))
+        some = x[:: -(-len(x) // _MOST_TOKENS)]
+        self.binariser.initialise_from(lambda: self.preactivations(some))
 
     def preactivations(self, x: Float[Tensor, "tokens d"]) -> Preactivations:
         """W_enc x + b_enc, or W_enc (x - b_dec) + b_enc in an SAE."""

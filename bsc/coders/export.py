@@ -19,13 +19,19 @@ _RENAMED = {"W_enc": "encoder.weight", "b_enc": "encoder.bias"}
 def export_sparsify(folder: Path, output: Path) -> None:
     """Write the coder of `folder` so that `sparsify.SparseCoder.load_from_disk(output)` reads it: two files.
 
-    To load several with `load_many`, name each output folder after its hookpoint. Raises UserError for a binariser that the
-    library does not know, CorruptFile when the coder is damaged.
+    To load several with `load_many`, name each output folder after its hookpoint. Raises UserError for a coder that the
+    library does not know, CorruptFile when it is damaged.
     """
     coder = load_coder(folder)
     if coder.binariser_key not in _KNOWN:
         raise UserError(
             f"sparsify has no `{coder.binariser_key}`: it reads {' and '.join(_KNOWN)} coders only",
+            where=str(folder),
+            fix="load it with bsc.coders.load.load_coder instead",
+        )
+    if coder.binariser.bias is not None:
+        raise UserError(
+            "sparsify has no bias that decides what is selected, and this coder was trained with one (`control: bias`)",
             where=str(folder),
             fix="load it with bsc.coders.load.load_coder instead",
         )

@@ -2,7 +2,7 @@
 
 import heapq
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import cast
 
@@ -23,6 +23,8 @@ WAVES = (
     ("tokens", "labelled"),
     ("activations",),
     ("index", "baseline"),
+    ("trial",),
+    ("choose",),
     ("train", "references"),
     ("evaluate", "latents"),
     ("explain",),
@@ -32,8 +34,10 @@ WAVES = (
     ("gallery",),
 )
 """Rules whose jobs run beside each other; each wave is taken to wait for the one before."""
-ON_GPU = frozenset({"activations", "baseline", "references", "train", "evaluate", "latents", "ablation", "labelled", "probe"})
-WITHOUT_TORCH = frozenset({"index", "explain", "score", "figure", "gallery"})
+ON_GPU = frozenset(
+    {"activations", "baseline", "references", "trial", "train", "evaluate", "latents", "ablation", "labelled", "probe"}
+)
+WITHOUT_TORCH = frozenset({"index", "choose", "explain", "score", "figure", "gallery"})
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,13 @@ class Jobs:
     @cached_property
     def all(self) -> list[Job]:
         """In the order in which they can run."""
-        stages: tuple[Callable[[], Iterator[Job]], ...] = (self._once_a_model, self._stored, self._references, self._coders)
+        stages: tuple[Callable[[], Iterator[Job]], ...] = (
+            self._once_a_model,
+            self._stored,
+            self._references,
+            self._sweeps,
+            self._coders,
+        )
         drawn = (self._job("figure", 0, 0) for name in FIGURES if self.plan.figure_coders(name))
         asked = [*self._ablations(), *self._probes()]
         return [*(job for stage in stages for job in stage()), *asked, *drawn, self._job("gallery", 0, 0)]
@@ -130,6 +140,18 @@ class Jobs:
             model = self.config.models[name]
             seconds = 2 * self._evaluated(model) + self._evaluated(model, head=False)
             yield self._job("references", seconds, 0, self._model_memory(model))
+
+    def _sweeps(self) -> Iterator[Job]:
+        for coder in self.plan.sweeps:
+            yield self._job("choose", 0, 0)
+            for rate in self.plan.rates:
+                yield self._trial(coder, cast(CoderSpec, self.plan.trial(coder, rate).spec))
+
+    def _trial(self, coder: CoderId, spec: CoderSpec) -> Job:
+        """A training, and its coder applied to the held-out rows."""
+        trained, rows = self._train(coder, spec), self.plan.rows("interpretation")
+        judged = self.machine.seconds(*self._applied(spec, rows)) + self._store_bytes(coder.model, "interpretation") / READ
+        return replace(trained, rule="trial", seconds=trained.seconds + judged)
 
     def _coders(self) -> Iterator[Job]:
         for coder in self.config.coder_ids:

@@ -35,9 +35,11 @@ _THRESHOLDED = Passes(4, 1)
 _PASSES = {
     "topk": _SELECTING,
     "groupmax": _SELECTING,
+    "nbit": _SELECTING,
     "binary-topk": _THRESHOLDED,
     "binary-topk-exact": _THRESHOLDED,
     "binary-groupmax": _THRESHOLDED,
+    "hybrid": _THRESHOLDED,
     "solved": Passes(73, 2, 4),
     "learned": Passes(23, 4, 6),
     "gumbel": Passes(21, 4, 3),

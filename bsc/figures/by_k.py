@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from bsc.coders.binarisers.registry import REGISTRY
+from bsc.coders.binarisers.registry import in_order
 from bsc.errors import UserError
 from bsc.figures import style
 from bsc.figures.panels import ARCHITECTURE_NAMES, Panel, grid
@@ -138,7 +138,7 @@ def _draw_panel(axes: Axes, panel: Panel, points: pd.DataFrame, view: View, spec
 
 def _dodged(spec: FigureSpec, ks: list[int]) -> Iterator[tuple[str, float]]:
     """Each binariser with the factor by which its points stand beside k, so that error bars do not hide each other."""
-    names = [name for name in REGISTRY if name in spec.labels]
+    names = in_order(spec.labels)
     octaves = 1 + np.log2(max(ks) / min(ks))
     for place, name in enumerate(names):
         yield name, 2 ** ((place - (len(names) - 1) / 2) * _DODGE * octaves)
@@ -183,7 +183,7 @@ def _limits(points: pd.DataFrame, view: View) -> tuple[float, float]:
 
 
 def _legend(points: pd.DataFrame, view: View, spec: FigureSpec) -> list[Any]:
-    names = [name for name in REGISTRY if name in spec.labels]
+    names = in_order(spec.labels)
     handles: list[Any] = [style.handle(name, spec.labels[name], spec.style) for name in names]
     seen = points[points["value"].notna()]
     for name in names:
@@ -221,6 +221,6 @@ def _labels(points: pd.DataFrame, spec: FigureSpec) -> str:
     several = len({block["architecture"] for block in spec.coders}) > 1
     found = []
     for architecture, group in points.groupby("architecture", sort=True):
-        names = ", ".join(spec.labels[name] for name in REGISTRY if (group["binariser"] == name).any())
+        names = ", ".join(spec.labels[name] for name in in_order(group["binariser"]))
         found.append(f"{ARCHITECTURE_NAMES[str(architecture)]}: {names}" if several else names)
     return "; ".join(found)

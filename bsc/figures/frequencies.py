@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from bsc import paths
-from bsc.coders.binarisers.registry import REGISTRY
+from bsc.coders.binarisers.registry import in_order
 from bsc.evaluation.metrics import ULTRA_HIGH
 from bsc.figures import style
 from bsc.figures.panels import ARCHITECTURE_NAMES, site_title, sites
@@ -88,7 +88,8 @@ def histogram(rates: pd.DataFrame, bins: Float[np.ndarray, " bins"]) -> pd.DataF
 def _draw_grid(counts: pd.DataFrame, bins: Float[np.ndarray, " bins"], spec: FigureSpec) -> Figure:
     columns = sites(counts)
     kinds = set(zip(counts["architecture"], counts["binariser"], strict=True))
-    rows = [(architecture, name) for architecture in ARCHITECTURES for name in REGISTRY if (architecture, name) in kinds]
+    names = in_order(spec.labels)
+    rows = [(architecture, name) for architecture in ARCHITECTURES for name in names if (architecture, name) in kinds]
     figure = style.canvas(style.width_inches(len(columns), spec.style), _ROW_INCHES * len(rows) + 0.4)
     grid = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey=True)
     for (architecture, name), line in zip(rows, grid, strict=True):

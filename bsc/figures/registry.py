@@ -12,7 +12,7 @@ CONTINUOUS = ("topk", "groupmax")
 BINARY = ("binary-topk", "binary-topk-exact", "binary-groupmax", "gumbel", "reinmax", "binary-threshold")
 """In the order in which they stand for their kind where a figure shows one."""
 
-Need = Literal["evaluation", "references", "scores", "latents", "explanations", "training", "ablation", "probing"]
+Need = Literal["evaluation", "references", "scores", "latents", "explanations", "choice", "training", "ablation", "probing"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Figure:
 
     kind: figure (PDF and PNG) or table (CSV, and LaTeX where `latex`). joint: joint evaluations are shown too.
     shows: a coder that the grid must have for there to be anything to show, in words. block: a block of the config without
-    which its results are not made.
+    which its results are not made. compares: every explainer, side by side.
     """
 
     module: str
@@ -32,10 +32,13 @@ class Figure:
     latex: bool = False
     shows: str = "a coder"
     block: str | None = None
+    compares: bool = False
 
     @property
     def lacks(self) -> str:
         """What a config lacks for which it has nothing to show."""
+        if self.compares:
+            return "a language model under `autointerp.llms`"
         return f"{self.shows} in the grid" + (f", and `{self.block}` in the config" if self.block else "")
 
     def files(self, name: str) -> list[str]:
@@ -137,6 +140,8 @@ FIGURES: dict[str, Figure] = {
     "fig14": Figure("bsc.figures.by_k", ("scores",), autoencoders, shows="an `sae`"),
     "fig15": Figure("bsc.figures.by_k", ("scores",), autoencoders, shows="an `sae`"),
     "fig16": Figure("bsc.figures.frequencies", ("latents",), everything),
+    "frequency-control": Figure("bsc.figures.control", ("evaluation",), everything),
+    "learning-rates": Figure("bsc.figures.sweeps", ("choice",), everything, shows="`tune` to the config and a coder"),
     "fig17": Figure("bsc.figures.distributions", ("scores", "latents"), at_one_k),
     "fig18": Figure("bsc.figures.ablation", ("ablation", "latents"), first_at_one_k, block="ablation"),
     "fig19": Figure("bsc.figures.compared", ("evaluation", "scores"), at_one_k),
@@ -145,6 +150,7 @@ FIGURES: dict[str, Figure] = {
     "runtime": Figure("bsc.figures.runtime", ("training",), everything),
     "score-distribution": Figure("bsc.figures.distributions", ("scores", "latents"), at_one_k),
     "seeds": Figure("bsc.figures.compared", ("evaluation", "scores"), of_several_seeds, shows="a second seed of a coder"),
+    "explainers": Figure("bsc.figures.explainers", ("scores",), transcoders, compares=True),
     "table1": Figure("bsc.figures.tables", ("evaluation", "references", "scores"), everything, "table", True, True),
     "table2": Figure("bsc.figures.tables", ("evaluation", "references", "scores"), at_one_k, "table", latex=True),
     "coders": Figure("bsc.figures.tables", ("evaluation", "references", "scores"), everything, "table", True),

@@ -84,7 +84,7 @@ def _kind(coder: CoderId) -> list[object]:
 
 
 def scores(spec: FigureSpec, results: Path) -> pd.DataFrame:
-    """One row for each coder, variant, scorer and control: its keys, `SCORES` with intervals, `BOUNDS`, and counts.
+    """One row for each coder, variant, explainer, scorer and control: its keys, `SCORES` with intervals, `BOUNDS`, and counts.
 
     `latents_STATUS` counts latents, `firing_share_STATUS` is their share of all firings, for each of `STATUSES`. Undefined
     scores (no latent is scored) are NaN.
@@ -92,8 +92,10 @@ def scores(spec: FigureSpec, results: Path) -> pd.DataFrame:
     rows = []
     for coder in coders_of(spec.coders):
         for variant in variants(coder, spec) if coder.hookpoint != JOINT else []:
-            summary = read_json(results / coder.at(paths.SCORES, variant=variant) / "summary.json")
-            rows += [{**vars(coder), "variant": variant, **row} for row in _scored(summary)]
+            for explainer in spec.explainers:
+                folder = results / coder.at(paths.interpreted(paths.SCORES, explainer), variant=variant)
+                keys = {**vars(coder), "variant": variant, "explainer": explainer}
+                rows += [{**keys, **row} for row in _scored(read_json(folder / "summary.json"))]
     return pd.DataFrame(rows)
 
 

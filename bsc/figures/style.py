@@ -25,8 +25,8 @@ from bsc.errors import UserError
 from bsc.figures.text import FAMILY, width_points, wrapped
 from bsc.io import atomic
 
-PALETTE = ("#000000", "#E69F00", "#0072B2", "#56B4E9", "#B3A400", "#D55E00", "#009E73", "#CC79A7")
-"""Okabe and Ito's eight, their yellow darkened: it vanishes on white."""
+PALETTE = ("#000000", "#E69F00", "#0072B2", "#56B4E9", "#B3A400", "#D55E00", "#009E73", "#CC79A7", "#882255", "#7A7A7A")
+"""Okabe and Ito's eight, their yellow darkened: it vanishes on white; then a wine red of Tol's, and a grey."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 GREY = "#6F6F6F"
@@ -54,8 +54,11 @@ class Mark:
 
 
 def mark(binariser: str, style: Mapping[str, Any]) -> Mark:
-    """The fixed colour and marker of a binariser; `style["palette"]`, where set, gives other colours in the same order."""
-    place = list(REGISTRY).index(binariser)
+    """The fixed colour and marker of a binariser; `style["palette"]`, where set, gives other colours in the same order.
+
+    A variant has those that `style["places"]` gives it, which no binariser of the grid needs.
+    """
+    place = style["places"][binariser] if binariser in style.get("places", {}) else list(REGISTRY).index(binariser)
     palette = style.get("palette") or PALETTE
     return Mark(palette[place % len(palette)], MARKERS[place % len(MARKERS)], REGISTRY[binariser].continuous)
 

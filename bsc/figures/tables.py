@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bsc import paths
-from bsc.coders.binarisers.registry import REGISTRY
+from bsc.coders.binarisers.registry import rank
 from bsc.figures import latex
 from bsc.figures.panels import ARCHITECTURE_NAMES, place, sites
 from bsc.figures.results import BOUNDS, KEYS, KIND, METRICS, SCORES, STATUSES, evaluations, measured, scores
@@ -123,10 +123,10 @@ def as_latex(means: pd.DataFrame, spec: FigureSpec) -> str:
     return latex.table(header, groups, _CAPTION, f"tab:{spec.name}")
 
 
-def _order(row: dict[Any, Any]) -> tuple[int, ...]:
+def _order(row: dict[Any, Any]) -> tuple[Any, ...]:
     if row["kind"] != "coder":
         return (1, ABLATED.index(row["kind"]))
-    return (0, ARCHITECTURES.index(row["architecture"]), list(REGISTRY).index(row["binariser"]), int(row["k"]))
+    return (0, ARCHITECTURES.index(row["architecture"]), rank(row["binariser"]), int(row["k"]))
 
 
 def _latex_row(row: dict[Any, Any], shown: list[tuple[str, str, int, int]], spec: FigureSpec) -> list[str]:

@@ -38,7 +38,7 @@ _MEANINGS = {
 def draw(spec: FigureSpec, results: Path, output: Path) -> None:
     """Draw `fig4` (the deciles of a continuous latent) or `fig5` (a binary latent, its explanation and counterexamples)."""
     coder = coders_of(spec.coders)[0]
-    latents = Interpreted.open(results, coder)
+    latents = Interpreted.open(results, coder, spec.explainers[0])
     with style.styled(spec.style):
         sheet = Sheet(style.width_inches(3, spec.style), spec.style)
         shown = latents.choose(best=spec.name == "fig5")
@@ -48,7 +48,8 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
             style.save(sheet.figure(), latents.table(-1, "", np.zeros(0, np.int64)), output)
             return
         sheet.paragraph(f"{coder.model}. {shown.why}; {latents.frequency(shown.latent)}.", small=True)
-        sheet.paragraph(f"Explanation: {latents.explanation(shown.latent)}")
+        by = "" if spec.explainers == [paths.NGRAM] else f" by {spec.explainers[0]}"
+        sheet.paragraph(f"Explanation{by}: {latents.explanation(shown.latent)}")
         sheet.gap()
         numbers = _deciles(sheet, latents, shown) if spec.name == "fig4" else _examples(sheet, latents, shown)
         style.save(sheet.figure(), numbers, output)
@@ -81,10 +82,11 @@ class Interpreted:
     answers: pd.DataFrame
 
     @classmethod
-    def open(cls, results: Path, coder: CoderId) -> "Interpreted":
+    def open(cls, results: Path, coder: CoderId, explainer: str) -> "Interpreted":
         """Read it all from the results folder. Raises UserError or CorruptFile where a file is missing or not readable."""
+        explained = (paths.interpreted(pattern, explainer) for pattern in (paths.EXPLANATIONS, paths.SCORES))
         latents, explanations, scores = (
-            results / coder.at(pattern, variant="trained") for pattern in (paths.LATENTS, paths.EXPLANATIONS, paths.SCORES)
+            results / coder.at(pattern, variant="trained") for pattern in (paths.LATENTS, *explained)
         )
         windows = WindowsSpec.model_validate(read_manifest(explanations)["windows"])
         cache, grid = open_windows(windows, latents, results / coder.at(paths.TOKENS))

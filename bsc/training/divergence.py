@@ -11,13 +11,18 @@ from bsc.errors import UserError
 from bsc.io import write_json, write_tensors
 from bsc.training.trainer import Trainer
 
+
+class Diverged(UserError):
+    """A run is beyond hope: its learning rate is too high for it."""
+
+
 DIVERGED = ("diverged.safetensors", "diverged.json")
 """The state after the bad step (on a GPU, up to 50 steps after it), and the measurements of the last steps up to it."""
 _LAST = 20
 
 
 def raise_if_diverged(trainer: Trainer, rows: Float64[np.ndarray, "new columns"], output: Path) -> None:
-    """Save DIVERGED in `output` and raise UserError when one of the freshly fetched rows of the log is beyond hope.
+    """Save DIVERGED in `output` and raise Diverged when one of the freshly fetched rows of the log is beyond hope.
 
     A checkpoint from before is left where it is: the same spec diverges again from there, another spec does not take it.
     """
@@ -29,11 +34,11 @@ def raise_if_diverged(trainer: Trainer, rows: Float64[np.ndarray, "new columns"]
     write_json(output / DIVERGED[1], {"step": step, "last": _jsonable(last)})
     spec, bad = trainer.spec, last.iloc[-1]
     key = f"binarisers.{spec.binariser}.learning_rate"
-    raise UserError(
+    raise Diverged(
         f"training diverged at step {step}: FVU {bad['fvu']:.4g}, loss {bad['loss']:.4g}, gradient norm "
         f"{bad['gradient_norm']:.4g}; the state is in {DIVERGED[0]}",
         where=str(output),
-        fix=f"lower `{key}` (it is {spec.learning_rate:g}) or raise `training.warmup_steps`",
+        fix=f"lower `{key}` (it is {trainer.peak:g}) or raise `training.warmup_steps`",
     )
 
 

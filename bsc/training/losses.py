@@ -10,6 +10,7 @@ from bsc.coders.code import Code
 from bsc.coders.coder import SparseCoder
 from bsc.coders.preactivations import Preactivations
 from bsc.coders.select import top_k
+from bsc.training.frequencies import Frequencies
 
 AUXK_WEIGHT = 1 / 32
 MULTI_TOPK_FACTOR = 4
@@ -37,11 +38,12 @@ def losses(
     *,
     dead: Bool[Tensor, " latents"] | None = None,
     multi_topk: bool = False,
+    frequencies: Frequencies | None = None,
 ) -> Losses:
     """FVU Σ(y-ŷ)² / Σ(y-mean(y))², plus the binariser's own penalty, plus the options.
 
     dead: the dead latents where AuxK is on, None where it is off. multi_topk: adds 1/8 of the FVU of the 4k largest
-    pre-activations; the config admits it for continuous coders only.
+    pre-activations; the config admits it for continuous coders only. frequencies: whose penalty is added, where there is one.
     """
     pre = coder.preactivations(x)
     code: Code = coder.binariser(pre, generator)
@@ -53,6 +55,8 @@ def losses(
         total = total + AUXK_WEIGHT * auxk(coder, pre, residual.detach(), dead) / total_variance
     if multi_topk:
         total = total + MULTI_TOPK_WEIGHT * multi_topk_error(coder, pre, x, y) / total_variance
+    if frequencies is not None:
+        total = total + frequencies.penalty(code)
     return Losses(total, fvu, code)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from bsc.activations.store import ActivationStore
 from bsc.coders.binarisers.registry import REGISTRY
 from bsc.coders.load import save_coder
-from bsc.device import device, keep_freed_memory
+from bsc.device import device
 from bsc.errors import UserError
 from bsc.io import read_json
 from bsc.progress import Progress, job_label
@@ -25,18 +25,20 @@ _FETCH_EVERY = {"cpu": 1, "cuda": 50}
 """Steps between two looks at what was measured: each look waits for the device."""
 
 
-def train(spec: CoderSpec, index: Path, output: Path, *, checkpoint_seconds: float = 300.0) -> None:
+def train(spec: CoderSpec, index: Path, output: Path, *, choice: Path | None = None, checkpoint_seconds: float = 300.0) -> None:
     """Train the coder of a spec on the activations that an index lists, and write its folder.
+
+    choice: the file of a sweep (`bsc choose`) whose learning rate is taken, for a spec that has none.
 
     The state is saved under `output/checkpoint` every `checkpoint_seconds` (0: after each step), and when SIGTERM, SIGINT or
     SIGUSR2 says to stop: the process then ends with exit code 75 (EX_TEMPFAIL). Either way, and after a kill without
     warning, the same command goes on from there; on the same machine and number of threads the coder is bit for bit the one
     of a run without interruption. The folder `checkpoint` is gone once the coder is written.
 
-    Raises UserError when the activations do not fit the spec, when training diverges (its state is then in
-    diverged.safetensors and diverged.json), or when the disk is full; CorruptFile for a damaged shard.
+    Raises UserError when the activations do not fit the spec, when it has no learning rate, or when the disk is full; Diverged
+    when training diverges (its state is then in diverged.safetensors and diverged.json); CorruptFile for a damaged shard.
     """
-    keep_freed_memory()
+    spec = _rated(spec, choice)
     store = ActivationStore.open(index)
     _check(spec, store, index)
     _tidy(output)
@@ -51,6 +53,14 @@ def train(spec: CoderSpec, index: Path, output: Path, *, checkpoint_seconds: flo
     trainer.finish()
     save_coder(trainer.coder, spec, output, trainer.log.frame())
     checkpoints.remove()
+
+
+def _rated(spec: CoderSpec, choice: Path | None) -> CoderSpec:
+    if choice is not None:
+        return spec.model_copy(update={"learning_rate": float(read_json(choice)["learning_rate"])})
+    if spec.learning_rate is None:
+        raise UserError("the spec has no learning rate", where="--spec", fix="give the sweep's choice, --choice")
+    return spec
 
 
 def _check(spec: CoderSpec, store: ActivationStore, index: Path) -> None:

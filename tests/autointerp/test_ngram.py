@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bsc.autointerp.explainers import explainer_for
-from bsc.autointerp.explainers.base import Explanation, LatentExamples, Questions
-from bsc.autointerp.explainers.ngram import matches, quoted, sentence
+from bsc.autointerp.explainers.base import Access, Explanation, LatentExamples, Questions
+from bsc.autointerp.explainers.ngram import NgramExplainer, matches, quoted, sentence
 
 NGRAM = {"kind": "ngram", "length": 3, "patterns": 24, "precision": 0.5}
 
@@ -20,7 +20,8 @@ def _examples(tokens, activations, silent, above: float = 0.3) -> LatentExamples
 
 
 def _rules(examples: LatentExamples, **changes):
-    (explanation,) = explainer_for({**NGRAM, **changes}).explain([examples], _decode)
+    with explainer_for({**NGRAM, **changes}, Access()) as explainer:
+        (explanation,) = explainer.explain([examples], _decode)
     return explanation.rules
 
 
@@ -91,15 +92,15 @@ def test_matches_are_where_a_pattern_ends(seed) -> None:
 
 
 def test_answers_to_unmarked_and_marked_windows() -> None:
-    explainer, explanation = explainer_for(NGRAM), Explanation("", [[1], [2, 3]])
+    explainer, explanation = NgramExplainer(3, 24, 0.5), Explanation("", [[1], [2, 3]])
     tokens = np.array([[1, 9, 9, 9], [9, 2, 3, 9], [9, 3, 2, 9], [1, 9, 2, 3]])
     (plain,) = explainer.answer([(explanation, Questions(tokens, None, 5))])
-    assert plain.tolist() == [1, 1, 0, 1]
+    assert plain.answers.tolist() == [1, 1, 0, 1]
     marks = np.array([[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [1, 1, 1, 1]], bool)
     (fitting,) = explainer.answer([(explanation, Questions(tokens, marks, 5))])
-    assert fitting.tolist() == [1, 0, 0, 1]
+    assert fitting.answers.tolist() == [1, 0, 0, 1]
     (empty,) = explainer.answer([(Explanation("", []), Questions(tokens, marks, 5))])
-    assert empty.tolist() == [0, 0, 0, 0]
+    assert empty.answers.tolist() == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,11 @@ ONE_OF_EACH = [
     ("binary-groupmax", {"ste": "rectangle"}),
     ("gumbel", {"tau": 0.5}),
     ("reinmax", {"tau": 1.1}),
+    ("nbit", {"bits": 1}),
+    ("nbit", {"bits": 2}),
+    ("nbit", {"bits": 5}),
+    ("hybrid", {"continuous": 0.5}),
+    ("hybrid", {"continuous": 0.2, "ste": "rectangle"}),
 ]
 
 
@@ -48,10 +53,32 @@ def best_of_groups(row: list[float], k: int) -> list[int]:
     return [group * size + best(row[group * size : (group + 1) * size], 1)[0] for group in range(k)]
 
 
-def expected_code(key: str, options: dict, p: Tensor, theta: Tensor | None, k: int) -> Iterator[tuple[list[int], list[float]]]:
-    """(S, z) of each token for what needs no sampling; p and theta in the coder's own type, so that ties are its ties."""
+def pools(latents: int, k: int, share: float) -> tuple[int, int]:
+    """(binary latents, binary k) of a hybrid with this continuous share: both pools have something."""
+    k_continuous = min(max(round(share * k), 1), k - 1)
+    return latents - min(max(round(share * latents), k_continuous), latents - (k - k_continuous)), k - k_continuous
+
+
+def quantised(p: Tensor, step: Tensor, bits: int) -> float:
+    """s·clip(round(p/s), 0, 2^bits - 1) of single numbers; Python rounds half to even, as torch does."""
+    return (step * min(max(round((p / step).item()), 0), 2**bits - 1)).item()
+
+
+def expected_code(
+    key: str, options: dict, p: Tensor, theta: Tensor | None, k: int, step: Tensor | None = None
+) -> Iterator[tuple[list[int], list[float]]]:
+    """(S, z) of each token for what needs no sampling; p, theta and step in the coder's own type, so that ties are its ties."""
     margins = p if theta is None else p - theta
-    for row, margin in zip(p.tolist(), margins.tolist(), strict=True):
+    for token, (row, margin) in enumerate(zip(p.tolist(), margins.tolist(), strict=True)):
+        if key == "hybrid":
+            binary, k_binary = pools(len(row), k, options["continuous"])
+            on, graded = best(margin[:binary], k_binary), [binary + i for i in best(margin[binary:], k - k_binary)]
+            yield on + graded, [float(margin[i] > 0) for i in on] + [max(row[i], 0.0) for i in graded]
+            continue
+        if step is not None:
+            S = best(row, k)
+            yield S, [quantised(p[token, i], step[i], options["bits"]) for i in S]
+            continue
         if options.get("threshold") == "learned":
             yield list(range(len(row))), [float(m > 0) for m in margin]
             continue
@@ -78,10 +105,24 @@ def smooth(ste: str, margin: Tensor, T: float) -> Tensor:
     return torch.where(margin.abs() < cut, slope * margin, root)
 
 
+def staircase(p: Tensor, step: Tensor, levels: int) -> Tensor:
+    """LSQ: z = s·clip(round(p/s), 0, Q); to s by autograd, its rounding passed straight through; to p with slope 1."""
+    scaled = p.detach() / step
+    rounded = scaled + (scaled.round() - scaled).detach()
+    inside = (scaled > 0) & (scaled < levels)
+    return step * torch.where(inside, rounded, rounded.detach().clamp(0, levels)) + (p - p.detach())
+
+
 def surrogate(coder: SparseCoder, own: dict[str, Tensor], p: Tensor, S: Tensor, extra: dict[str, Tensor]) -> Tensor:
     """The smooth z on S whose autograd is the binariser's backward. extra: solved threshold `tau`, or the drawn `noise`."""
     key, binariser = coder.binariser_key, coder.binariser
     on_S = p.gather(1, S)
+    if key == "nbit":
+        return staircase(on_S, own["binariser.log_step"].exp()[S], binariser.levels)
+    if key == "hybrid":
+        theta = torch.cat([own["binariser.log_threshold"].exp(), p.new_zeros(coder.latents - binariser.binary)])
+        binary = smooth(binariser.ste, on_S - theta[S], binariser.temperature)
+        return torch.where(binariser.binary > S, binary, on_S * (on_S > 0))
     if coder.continuous:
         return on_S * (on_S > 0)
     if key in ("gumbel", "reinmax"):

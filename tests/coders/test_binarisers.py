@@ -74,6 +74,7 @@ def check_gradients(coder, x, y, *, tolerance, p=None):
     tied=st.booleans(),
 )
 def test_backward_is_the_tables(architecture, binariser, width, k, size, seed, tied):
+    assume(k >= REGISTRY[binariser[0]].smallest_k)
     coder, x, y = make(architecture, *binariser, width=width, latents=k * size, k=k, seed=seed, tied=tied)
     assume((y != y[0]).any())  # FVU needs some variance
     check_gradients(coder, x, y, tolerance=1e-9)
@@ -130,6 +131,7 @@ def test_backward_where_no_latent_reaches_its_threshold(key, options):
 )
 def test_forward_by_definition_with_ties(binariser, k, size, seed, shift, dtype):
     key, options = binariser
+    assume(k >= REGISTRY[key].smallest_k)
     coder, x, _ = make(
         "transcoder", key, options, width=3, latents=k * size, k=k, seed=seed, tied=True, shift=shift, dtype=dtype
     )
@@ -137,7 +139,8 @@ def test_forward_by_definition_with_ties(binariser, k, size, seed, shift, dtype)
     pre = coder.preactivations(x)
     code = coder.binariser(pre, None)
     theta = coder.binariser.thresholds()
-    expected = list(expected_code(key, options, pre.dense, None if theta is None else theta.detach(), k))
+    step = coder.binariser.log_step.detach().exp() if key == "nbit" else None
+    expected = list(expected_code(key, options, pre.dense, None if theta is None else theta.detach(), k, step))
     indices = torch.arange(k * size).expand(len(x), -1) if code.indices is None else code.indices
     assert indices.tolist() == [S for S, _ in expected]
     assert code.values.tolist() == [z for _, z in expected]
@@ -148,7 +151,7 @@ def test_l0_and_values(key, options):
     coder, x, _ = make("transcoder", key, options, width=8, latents=60, k=6, seed=7)
     code = coder.encode(x, torch.Generator().manual_seed(0))
     l0 = (code.values > 0).sum(1)
-    if not REGISTRY[key].continuous:
+    if not REGISTRY[key].continuous and key != "hybrid":
         assert set(code.values.unique().tolist()) <= {0.0, 1.0}
     if key in ("binary-topk-exact", "gumbel", "reinmax") or options.get("threshold") == "solved":
         assert (l0 == 6).all()
@@ -277,8 +280,14 @@ def test_auxiliary_takes_dead_latents_and_reaches_their_encoder_only(key, option
     code = coder.auxiliary(pre, dead, 4)
     assert code.indices.shape == (6, 4)
     assert dead[code.indices].all()
-    if REGISTRY[key].continuous:
+    if key == "nbit":
+        levels = code.values / coder.binariser.log_step.exp()[code.indices]
+        torch.testing.assert_close(levels, levels.round())
+    elif REGISTRY[key].continuous:
         assert torch.equal(code.values, pre.dense.gather(1, code.indices).clamp(min=0))
+    elif key == "hybrid":
+        rectified = pre.dense.gather(1, code.indices).clamp(min=0)
+        assert torch.equal(code.values, torch.where(code.indices < coder.binariser.binary, 1.0, rectified))
     else:
         assert (code.values == 1).all()
     coder.decode_latents(code).square().sum().backward()
@@ -305,3 +314,66 @@ def test_groups_must_be_equal():
     for key in ("groupmax", "binary-groupmax", "gumbel", "reinmax"):
         with pytest.raises(ValueError, match="equal groups"):
             SparseCoder(2, 10, 3, "sae", key, {}, generator=torch.Generator())
+
+
+@pytest.mark.parametrize("bits", [1, 3])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_step_sizes_start_so_that_the_99th_percentile_of_selected_p_is_the_largest_value(bits, architecture):
+    coder, *_ = make(architecture, "nbit", {"bits": bits}, width=8, latents=60, k=6, seed=11)
+    x = torch.randn(500, 8, generator=torch.Generator().manual_seed(12), dtype=torch.float64)
+    coder.initialise_from(x, x)
+    selected = coder.preactivations(x).dense.topk(6).values
+    largest = coder.binariser.log_step.exp() * (2**bits - 1)
+    assert (largest == largest[0]).all()
+    assert (selected <= largest[0] + 1e-12).double().mean().item() == pytest.approx(0.99, abs=1 / 3000)
+
+
+def test_step_sizes_start_from_tokens_all_over_the_batch():
+    coder, *_ = make("transcoder", "nbit", {}, width=2, latents=4, k=1, seed=0)
+    x = torch.cat([torch.zeros(9_000, 2), torch.ones(1_000, 2)]).double()
+    coder.initialise_from(x, x)
+    largest = coder.preactivations(torch.ones(1, 2, dtype=torch.float64)).dense.max()
+    torch.testing.assert_close(coder.binariser.log_step.exp() * 3, largest.expand(4))
+
+
+def test_many_bits_are_topk():
+    fine, x, _ = make("transcoder", "nbit", {"bits": 24}, width=8, latents=60, k=6, seed=13)
+    plain, *_ = make("transcoder", "topk", {}, width=8, latents=60, k=6, seed=13)
+    with torch.no_grad():
+        fine.binariser.log_step.fill_(-12.0)
+    ours, theirs = fine.encode(x), plain.encode(x)
+    assert torch.equal(ours.indices, theirs.indices)
+    torch.testing.assert_close(ours.values, theirs.values, rtol=0, atol=1e-5)
+
+
+def test_a_hybrid_has_both_kinds_at_every_share():
+    for share, expected in ((0.01, 1), (0.25, 2), (0.5, 4), (0.99, 7)):
+        coder, x, _ = make("transcoder", "hybrid", {"continuous": share}, width=8, latents=64, k=8, seed=14)
+        indices = coder.encode(x).indices
+        assert ((indices >= coder.binariser.binary).sum(1) == expected).all()
+        assert (indices.diff(dim=1) > 0).all()
+    with pytest.raises(ValueError, match="k >= 2"):
+        make("transcoder", "hybrid", {}, width=8, latents=64, k=1, seed=14)
+
+
+RANKED = [pair for pair in ONE_OF_EACH if REGISTRY[pair[0]].ranked]
+
+
+@pytest.mark.parametrize(("key", "options"), RANKED)
+def test_a_bias_changes_what_is_selected_and_no_value(key, options):
+    coder, x, y = make("skip-transcoder", key, options, width=8, latents=60, k=6, seed=15)
+    without = coder.encode(x)
+    coder.binariser.balance()
+    coder.double()
+    assert torch.equal(coder.encode(x).indices, without.indices)
+    with torch.no_grad():
+        coder.binariser.bias[without.indices[:, 0].unique()] = -100.0
+    code, _ = check_gradients(coder, x, y, tolerance=1e-9)
+    lowered = coder.binariser.bias < 0
+    if not REGISTRY[key].grouped:
+        assert not lowered[code.indices].any()
+    assert not torch.equal(code.indices, without.indices)
+    coder.binariser.bias = None
+    expected = coder.binariser.values(coder.preactivations(x), code.indices)
+    assert torch.equal(code.values, expected)
+    assert "binariser.bias" not in coder.state_dict()

@@ -86,7 +86,7 @@ def test_unit_norm_is_for_continuous_saes_only():
         for architecture in ARCHITECTURES
         for key in REGISTRY
         if SparseCoder.build(spec(architecture, key)).unit_norm
-    } == {("sae", "topk"), ("sae", "groupmax")}
+    } == {("sae", "topk"), ("sae", "groupmax"), ("sae", "nbit")}
 
 
 def test_normalisation_and_projection():

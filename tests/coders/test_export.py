@@ -7,6 +7,7 @@ from test_load_coder import saved
 from bsc.coders.binarisers.registry import REGISTRY
 from bsc.coders.export import export_sparsify
 from bsc.errors import UserError
+from bsc.stages import FrequencySpec
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -32,5 +33,13 @@ def test_sparsify_computes_the_same(tmp_path, architecture, binariser):
 def test_what_sparsify_does_not_know_is_refused(tmp_path, binariser):
     saved(tmp_path / "coder", spec("sae", binariser))
     with pytest.raises(UserError, match=f"sparsify has no `{binariser}`"):
+        export_sparsify(tmp_path / "coder", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_balanced_coder_is_refused(tmp_path):
+    control = FrequencySpec(control="bias", cap=0.1, strength=0.1, memory_tokens=100)
+    saved(tmp_path / "coder", spec("sae", "topk").model_copy(update={"frequency": control}))
+    with pytest.raises(UserError, match="no bias that decides"):
         export_sparsify(tmp_path / "coder", tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -36,6 +36,7 @@ def test_twins_agree_with_dense_products(data):
         torch.testing.assert_close(twin.row_gradient(indices, values, x, latents), dense.T @ x)
 
 
+@pytest.mark.compiled
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_compiled_kernels_agree_with_dense_products(data):
@@ -53,6 +54,7 @@ def test_compiled_kernels_agree_with_dense_products(data):
         torch.testing.assert_close(native.row_gradient(indices, values, x, latents).double(), expected[2], **close)
 
 
+@pytest.mark.compiled
 def test_compiled_kernels_do_not_depend_on_the_number_of_threads():
     indices, values, rows, x = batch(500, 300, 16, 48, 0, torch.float32)
     results = []
@@ -63,6 +65,7 @@ def test_compiled_kernels_do_not_depend_on_the_number_of_threads():
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
 
 
+@pytest.mark.compiled
 def test_compiled_kernels_are_used_where_they_serve(monkeypatch):
     indices, values, rows, _ = batch(20, 30, 4, 8, 0, torch.float32)
     monkeypatch.setattr(native, "decode", lambda *arguments: "native")
@@ -82,6 +85,7 @@ def test_no_compiler_is_said_once_and_torch_serves(monkeypatch, capsys, tmp_path
         assert said in capsys.readouterr().err
 
 
+@pytest.mark.compiled
 def test_kernels_are_compiled_once_into_the_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert build.library.__wrapped__() is not None
@@ -92,7 +96,7 @@ def test_kernels_are_compiled_once_into_the_cache(monkeypatch, tmp_path):
     assert made.stat().st_mtime_ns == written
 
 
-@pytest.mark.parametrize("twin", [reference, cpu, native])
+@pytest.mark.parametrize("twin", [reference, cpu, pytest.param(native, marks=pytest.mark.compiled)])
 def test_twins_in_float32_and_twice_the_same(twin):
     indices, values, rows, x = batch(200, 300, 16, 48, 0, torch.float32)
     for name, arguments in {

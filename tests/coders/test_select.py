@@ -42,6 +42,7 @@ def test_block_shortcut_gives_the_same_as_all(dtype, latents):
     assert select.top_k(p, 16)[2].tolist() == list(range(0, 48, 3))
 
 
+@pytest.mark.compiled
 def test_compiled_selection_is_in_use_here():
     """Where there is a compiler, the tests above are of two different ways to select."""
     assert native.selects(torch.zeros(1, 1), None)
@@ -76,6 +77,7 @@ def test_a_view_that_is_not_contiguous():
     assert torch.equal(select.winners(p, 3), select.winners(p.contiguous(), 3))
 
 
+@pytest.mark.compiled
 def test_nan_gives_k_latents_all_the_same():
     p = torch.full((2, 5000), torch.nan)
     assert select.top_k(p, 4).tolist() == [[0, 1, 2, 3]] * 2

@@ -12,15 +12,16 @@ from bsc import paths
 from bsc.autointerp.explain import explain
 from bsc.autointerp.firings import FiringSorter
 from bsc.autointerp.score import score
-from bsc.coders.binarisers.registry import REGISTRY
+from bsc.coders.binarisers.registry import REGISTRY, in_order, kind_of
 from bsc.config import Figures
 from bsc.figures.registry import FIGURES
 from bsc.io import write_json, write_manifest, write_parquet, write_tensors, write_text
-from bsc.paths import JOINT, CoderId
+from bsc.paths import JOINT, NGRAM, CoderId
 from bsc.stages import ExplainSpec, FigureSpec, ScoreSpec, WindowsSpec, coder_blocks
 
 BINARISERS = ("topk", "binary-topk", "binary-groupmax", "gumbel")
 STYLE = Figures(dpi=50).model_dump()
+EXPLAINERS = (NGRAM, "some-llm")
 TOKENS, LATENTS = 130_560, 4_608
 
 
@@ -43,11 +44,13 @@ def grid(
     ]
 
 
-def figure_spec(name: str, coders: list[CoderId], variants: tuple[str, ...] = ("trained",), **style: Any) -> FigureSpec:
+def figure_spec(
+    name: str, coders: list[CoderId], variants: tuple[str, ...] = ("trained",), explainer: str = NGRAM, **style: Any
+) -> FigureSpec:
     """The spec that the plan would make for these coders."""
     shown = FIGURES[name].select([coder for coder in coders if coder.hookpoint != JOINT])
     joint = [coder for coder in coders if coder.hookpoint == JOINT and FIGURES[name].joint]
-    labels = {key: REGISTRY[key].label for key in REGISTRY if any(coder.binariser == key for coder in shown)}
+    labels = {name: REGISTRY[name].label for name in in_order(coder.binariser for coder in shown)}
     return FigureSpec(
         name=name,
         coders=coder_blocks(shown + joint),
@@ -56,6 +59,7 @@ def figure_spec(name: str, coders: list[CoderId], variants: tuple[str, ...] = ("
         style={**STYLE, **style},
         resamples=200,
         seed=0,
+        explainers=list(EXPLAINERS) if FIGURES[name].compares else [explainer],
     )
 
 
@@ -66,7 +70,7 @@ def band(value: float | None, width: float = 0.0) -> dict[str, float | None]:
 
 def metrics_of(coder: CoderId) -> dict[str, Any]:
     """What `bsc evaluate` writes of a coder; a function of the coder alone, so that tests can compute what is to be shown."""
-    rank = list(REGISTRY).index(coder.binariser)
+    rank = list(REGISTRY).index(kind_of(coder.binariser))
     depth = 1.0 if coder.hookpoint == JOINT else 0.05 * (1 + paths.layer(coder.hookpoint) / 30)
     rise = depth * (1 + 0.2 * rank) * (16 / coder.k) ** 0.4 + 0.002 * coder.seed
     metrics = {
@@ -88,7 +92,7 @@ def metrics_of(coder: CoderId) -> dict[str, Any]:
     return {"sequences": 64, "tokens": 16_320, "ce": 2.9 + rise, **metrics, "baseline": {"ce": 2.9, "accuracy": 0.41}}
 
 
-def summary_of(coder: CoderId, variant: str, *, scored: bool = True) -> dict[str, Any]:
+def summary_of(coder: CoderId, variant: str, explainer: str = NGRAM, *, scored: bool = True) -> dict[str, Any]:
     """What `bsc score` sums up."""
     if not scored:
         empty = {"unweighted": band(None), "weighted": {**band(None), "dense_as_zero": None, "dense_as_one": None}}
@@ -101,6 +105,7 @@ def summary_of(coder: CoderId, variant: str, *, scored: bool = True) -> dict[str
         }
     binary = not REGISTRY[coder.binariser].continuous
     base = {"trained": 0.74 + 0.03 * binary, "random": 0.58, "binarised": 0.7}[variant] - 0.0004 * coder.k + 0.01 * coder.seed
+    base += 0.0 if explainer == NGRAM else 0.08
     controls = {"none": base, "shuffled": 0.36 + 0.02 * binary + 0.004 * coder.seed}
     return {
         "scorers": {
@@ -124,7 +129,7 @@ def summary_of(coder: CoderId, variant: str, *, scored: bool = True) -> dict[str
 
 def counts_of(coder: CoderId) -> pd.DataFrame:
     """The counts of a latent cache: log-normal rates, some dead latents, and a surge above 10% in binary coders."""
-    generator = np.random.default_rng([coder.k, coder.seed, list(REGISTRY).index(coder.binariser)])
+    generator = np.random.default_rng([coder.k, coder.seed, list(REGISTRY).index(kind_of(coder.binariser))])
     rates = np.exp(generator.normal(np.log(coder.k / LATENTS / 3), 1.4, LATENTS))
     rates[: LATENTS // 20] = 0
     surge = 1 if REGISTRY[coder.binariser].continuous else 14 + coder.k // 4
@@ -214,8 +219,9 @@ def write_results(
         write_ablation(results / coder.at(paths.ABLATION), coder, scored=scored)
         write_probes(results / coder.at(paths.PROBES), coder)
         for variant in variants:
-            folder = results / coder.at(paths.SCORES, variant=variant)
-            write_json(folder / "summary.json", summary_of(coder, variant, scored=scored))
+            for explainer in EXPLAINERS:
+                folder = results / coder.at(paths.interpreted(paths.SCORES, explainer), variant=variant)
+                write_json(folder / "summary.json", summary_of(coder, variant, explainer, scored=scored))
 
 
 def bins_of(coder: CoderId, bins: int = 12) -> pd.DataFrame:
@@ -352,3 +358,11 @@ def _write_cache(folder: Path, tokens: np.ndarray, generator: np.random.Generato
     sorter.write(folder / "latents.safetensors")
     facts = {"rows": tokens.size, "usable_rows": tokens.size - len(tokens), "context": CONTEXT, "latents": len(fires)}
     write_manifest(folder, ["latents.safetensors"], facts)
+
+
+def write_choice(results: Path, coder: CoderId, *, at_edge: bool = False) -> None:
+    """What `bsc choose` writes of a sweep: three rates, of which the highest diverged and the middle one is best."""
+    found = {0.001: 0.2 if at_edge else 0.5, 0.01: 0.25, 0.1: None}
+    curve = [{"learning_rate": rate, "fvu": fvu} for rate, fvu in found.items()]
+    choice = {"learning_rate": 0.001 if at_edge else 0.01, "at_edge": at_edge, "curve": curve}
+    write_json(results / coder.at(paths.CHOICE) / "choice.json", choice)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from jinja2 import Environment, StrictUndefined
-from made_up_results import STYLE, figure_spec, grid, write_text_panels
+from made_up_results import STYLE, figure_spec, grid, write_choice, write_text_panels
 
 from bsc.coders.binarisers.registry import REGISTRY
 from bsc.errors import UserError
@@ -38,6 +38,8 @@ def results(written) -> Path:
     folder = written(GRID, VARIANTS)
     for name in ("fig4", "fig5"):
         write_text_panels(folder, coders_of(figure_spec(name, GRID).coders)[0], contexts=60)
+    for coder in GRID:
+        write_choice(folder, coder)
     return folder
 
 

@@ -22,12 +22,16 @@ from bsc.training.trainer import Trainer
 
 MakeSpec = Callable[..., CoderSpec]
 
+RARE = {"cap": 0.05, "memory_tokens": 700}
 RUNS = {
     "sae topk adam": {"architecture": "sae"},
     "sae topk signum multi-topk": {"architecture": "sae", "optimiser": "signum", "multi_topk": True},
     "binary-topk adam auxk": {"binariser": "binary-topk", "auxk": True, "dead_after_tokens": 200},
     "gumbel signum": {"binariser": "gumbel", "optimiser": "signum"},
     "reinmax adam bf16": {"binariser": "reinmax", "dtype": "bfloat16"},
+    "nbit sae": {"binariser": "nbit", "architecture": "sae"},
+    "hybrid penalty": {"binariser": "hybrid", "frequency": {"control": "penalty", "strength": 1.0, **RARE}},
+    "binary-topk bias": {"binariser": "binary-topk", "frequency": {"control": "bias", "strength": 0.1, **RARE}},
 }
 
 

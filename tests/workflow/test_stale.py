@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from checkouts import Checkout, Job
 
+from bsc.io import read_json
+
 pytestmark = pytest.mark.slow
 
 MODEL = "smollm2-135m-instruct"
@@ -124,3 +126,35 @@ def test_each_rule_has_its_log_and_benchmark(finished: Checkout) -> None:
         at = coder.relative_to(results)
         assert (results / "logs" / f"{at}.log").stat().st_size > 0
         assert (results / "benchmarks" / f"{at}.tsv").stat().st_size > 0
+
+
+TUNED = "\ntune: {rates: [0.001, 0.01], tokens: 5120}\nbinarisers: {gumbel: {learning_rate: 0.02}}\n\ncoders:"
+
+
+def test_a_sweep_is_made_before_the_coders_that_it_chooses_for(checkout: Checkout) -> None:
+    checkout.edit("config/smoke.yaml", "\ncoders:", TUNED)
+    jobs = Counter(job.rule for job in checkout.stale("coders"))
+    assert jobs == {"trial": 4, "choose": 2, "train": 5, "coders": 1}
+    target = f"results/smoke/coders/{MODEL}/layers.0.mlp/sae-binary-topk-k16/seed1/manifest.json"
+    checkout.run(target, "results/smoke/figures/learning-rates.pdf")
+    folder = checkout.folder / "results" / "smoke"
+    choice = read_json(folder / f"tuning/{MODEL}/layers.0.mlp/sae-binary-topk-k16/seed1/choice.json")
+    assert choice["learning_rate"] == min(choice["curve"], key=lambda row: row["fvu"])["learning_rate"]
+    assert read_json((checkout.folder / target).parent / "config.json")["spec"]["learning_rate"] == choice["learning_rate"]
+    assert (folder / "figures" / "learning-rates.png").exists()
+    assert "Nothing to be done" in checkout.run(target, "results/smoke/figures/learning-rates.pdf")
+
+    checkout.edit("config/smoke.yaml", "[0.001, 0.01]", "[0.001, 0.01, 0.1]")
+    jobs = checkout.stale(target)
+    assert [job.rule for job in jobs] == ["trial", "choose", "train"]
+    assert "rate=0.1" in jobs[0].wildcards
+
+
+def test_a_variant_is_trained_beside_its_binariser(checkout: Checkout) -> None:
+    held = "\nbinarisers: {binary-topk.held: {frequency: {control: bias, strength: 0.1}}}\n\ncoders:"
+    checkout.edit("config/smoke.yaml", "\ncoders:", held)
+    checkout.edit("config/smoke.yaml", "binarisers: [binary-topk]", "binarisers: [binary-topk, binary-topk.held]")
+    assert all("binariser=binary-topk.held" in wildcards for wildcards in trained(checkout.stale()))
+    checkout.run("results/smoke/figures/frequency-control.pdf")
+    table = (checkout.folder / "results/smoke/figures/frequency-control.csv").read_text()
+    assert "sae,binary-topk.held,16" in table

@@ -1,8 +1,17 @@
+def choice_of(wildcards):
+    """Where the learning rate of a tuned coder stands; nothing for one whose config names it."""
+    coder = coder_of(wildcards)
+    if not plan.config.tuned(coder):
+        return []
+    return [at(paths.CHOICE, plan.sweep(coder), file="choice.json")]
+
+
 rule train:
     """Train one coder."""
     input:
         # The digest in `code` covers what the activations are; a shard rebuilt as it was retrains nothing.
         index=lambda w: ancient(at(paths.INDEX, model=w.model, split="train", hookpoint=w.hookpoint)),
+        choice=choice_of,
     output:
         [
             at(paths.CODERS, file=file)
@@ -26,6 +35,8 @@ rule train:
         gpus=1,
     params:
         **spec(lambda w: plan.coder(coder_of(w))),
+        choice=lambda w, input: ["--choice", *input.choice] if input.choice else [],
         output=folder("output"),
     shell:
-        "python -m bsc train --spec {params.spec:q} --activations {input.index:q} --output {params.output:q} --log {log:q}"
+        "python -m bsc train --spec {params.spec:q} --activations {input.index:q} {params.choice:q}"
+        " --output {params.output:q} --log {log:q}"

@@ -1,5 +1,6 @@
 """The config, checked, and the helpers that every rule uses."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -91,3 +92,19 @@ def benchmark_of(pattern):
 def grown(amount):
     """A resource that is doubled at each new attempt at a job."""
     return lambda wildcards, attempt: amount * 2 ** (attempt - 1)
+
+
+def llm_model(llm):
+    """The manifest of the model that runs in a job's process, where it is one of the config's `models`."""
+    name = plan.config.llms[llm].transformers
+    return [at(paths.MODEL, file="manifest.json", model=name)] if name in plan.config.models else []
+
+
+def llm_gpus(llm):
+    """One GPU where the job itself runs the language model."""
+    return 0 if plan.config.llms[llm].endpoint else 1
+
+
+def reached_by():
+    """How language models are reached: resources and no parameters, as it changes no answer and must rerun nothing."""
+    return {"llms": lambda wildcards: json.dumps(plan.llm_settings), "answers": lambda wildcards: plan.answers}

@@ -14,6 +14,8 @@ def figure_inputs(figure):
         found += [at(paths.EVALUATION, coder, file="metrics.json") for coder in everything]
     if "references" in needs:
         found += [at(paths.REFERENCES, model=m, hookpoint=h, file="metrics.json") for m, h in hookpoints]
+    if "choice" in needs:
+        found += [at(paths.CHOICE, coder, file="choice.json") for coder in coders]
     if "training" in needs:
         found += [at(paths.CODERS, coder, file="manifest.json") for coder in coders]
     if "ablation" in needs:
@@ -25,10 +27,15 @@ def figure_inputs(figure):
     if "explanations" in needs:
         found += [at(paths.MODEL, model=model, file="manifest.json") for model, _ in hookpoints]
         found += [at(paths.TOKENS, model=model, file="interpretation.safetensors") for model, _ in hookpoints]
-        found += [at(paths.EXPLANATIONS, coder, variant="trained", file="manifest.json") for coder in coders]
+        found += [
+            at(paths.interpreted(paths.EXPLANATIONS, explainer), coder, variant="trained", file="manifest.json")
+            for explainer in plan.figure_explainers(figure)
+            for coder in coders
+        ]
     if "scores" in needs:
         found += [
-            at(paths.SCORES, coder, variant=variant, file="manifest.json")
+            at(paths.interpreted(paths.SCORES, explainer), coder, variant=variant, file="manifest.json")
+            for explainer in plan.figure_explainers(figure)
             for coder in coders
             for variant in plan.variants(coder)
         ]

@@ -3,7 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -40,12 +41,25 @@ class LatentExamples:
         return cls(sample.latent, grid.tokens[sample.firing], dense, targets, grid.tokens[sample.silent])
 
 
+class Said(NamedTuple):
+    """One reply of a language model, as it came. status: read, unparsed or failed; reply: its text, or why there is none."""
+
+    status: str
+    reply: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
 @dataclass(frozen=True)
 class Explanation:
-    """text: a sentence for a reader. rules: what the explainer itself answers by, as JSON; None where the text is all."""
+    """text: a sentence for a reader. rules: what the explainer itself answers by, as JSON; None where the text is all.
+
+    said: the reply that it was read from, where a language model explained.
+    """
 
     text: str
     rules: Any = None
+    said: Said | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +79,27 @@ Answers = Int[np.ndarray, " questions"]
 """1, 0 or UNPARSED for each question."""
 
 
+@dataclass(frozen=True)
+class Answered:
+    """One latent's answers. probabilities: of yes, where they are known, else NaN; said: the replies, one a prompt."""
+
+    answers: Answers
+    probabilities: Float[np.ndarray, " questions"] | None = None
+    said: tuple[Said, ...] = ()
+
+
+@dataclass(frozen=True)
+class Access:
+    """How language models are reached; no part of a spec, since none of it changes an answer.
+
+    llms: settings by name, as JSON; answers: folder of the answer caches; log: what a server that the job starts prints.
+    """
+
+    llms: str | None = None
+    answers: Path | None = None
+    log: Path = Path("server.log")
+
+
 class Explainer(ABC):
     """Explains latents, and answers questions by explanations, its own or another latent's."""
 
@@ -73,5 +108,8 @@ class Explainer(ABC):
         """One explanation for each latent."""
 
     @abstractmethod
-    def answer(self, asked: Sequence[tuple[Explanation, Questions]]) -> list[Answers]:
-        """The answers to each latent's questions, by the explanation beside them and nothing else."""
+    def answer(self, asked: Sequence[tuple[Explanation, Questions]], decode: Decode | None = None) -> list[Answered]:
+        """The answers to each latent's questions, by the explanation beside them and nothing else.
+
+        decode: for those that read text.
+        """

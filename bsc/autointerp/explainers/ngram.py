@@ -7,21 +7,22 @@ one; the patterns that cover most targets are kept. What this scores is a lower 
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
 
-from bsc.autointerp.explainers.base import Answers, Decode, Explainer, Explanation, LatentExamples, Questions
+from bsc.autointerp.explainers.base import Access, Answered, Answers, Decode, Explainer, Explanation, LatentExamples, Questions
 
 Pattern = tuple[int, ...]
 _NOWHERE = -1
 
 
-def build(options: Mapping[str, Any]) -> "NgramExplainer":
+def build(options: Mapping[str, Any], access: Access) -> "nullcontext[NgramExplainer]":
     """The explainer of a config's options: length, patterns, precision."""
-    return NgramExplainer(**options)
+    return nullcontext(NgramExplainer(**options))
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ class NgramExplainer(Explainer):
         found = [self._patterns(example) for example in examples]
         return [Explanation(sentence(patterns, decode), [list(pattern) for pattern in patterns]) for patterns in found]
 
-    def answer(self, asked: Sequence[tuple[Explanation, Questions]]) -> list[Answers]:
+    def answer(self, asked: Sequence[tuple[Explanation, Questions]], decode: Decode | None = None) -> list[Answered]:
         """Whether a pattern matches in the window; of marked windows, whether one ends on half of the marked tokens or more."""
-        return [_answer(explanation.rules, questions) for explanation, questions in asked]
+        return [Answered(_answer(explanation.rules, questions)) for explanation, questions in asked]
 
     def _patterns(self, example: LatentExamples) -> list[Pattern]:
         """The shortest precise patterns, by how many targets they cover; ties to the shorter, then to lower token ids."""

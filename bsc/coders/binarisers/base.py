@@ -1,5 +1,7 @@
 """What every binariser is: from pre-activations to the selected latents and their values."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -19,6 +21,18 @@ class Binariser(nn.Module):
     def __init__(self, latents: int, k: int) -> None:
         super().__init__()
         self.latents, self.k = latents, k
+        self.bias: Float[Tensor, " latents"] | None
+        self.register_buffer("bias", None)
+
+    def initialise_from(self, first: Callable[[], Preactivations]) -> None:
+        """Set the parameters that start from data; most have none. first: makes the pre-activations of the first batch."""
+
+    def balance(self) -> None:
+        """Have a bias for each latent, 0 at first: it is added where latents are compared, and to no value (*ours*).
+
+        Training lowers it where a latent fires too often, after loss-free balancing (Wang et al. 2024).
+        """
+        self.bias = torch.zeros(self.latents)
 
     def forward(self, pre: Preactivations, generator: torch.Generator | None = None) -> Code:
         """The code of a batch. generator: where a binariser that samples while training draws from."""
@@ -36,6 +50,13 @@ class Binariser(nn.Module):
     def thresholds(self) -> Float[Tensor, " latents"] | None:
         """θ, what is taken from the pre-activations before they are compared; None where nothing is."""
         return None
+
+    def offsets(self) -> Float[Tensor, " latents"] | None:
+        """What is taken from the pre-activations before they are compared to select: θ less the bias; None for nothing."""
+        theta = self.thresholds()
+        if self.bias is None:
+            return theta
+        return -self.bias if theta is None else theta - self.bias
 
     def auxiliary(self, pre: Preactivations, dead: Bool[Tensor, " latents"], k_aux: int) -> Code:
         """The code that AuxK predicts the residual with: the k_aux best of the dead latents on each token.

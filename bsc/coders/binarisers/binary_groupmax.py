@@ -21,4 +21,4 @@ class BinaryGroupMax(Thresholded):
 
     def select(self, pre: Preactivations) -> Int[Tensor, "tokens k"]:
         """The winner of each group, by p - θ."""
-        return winners(pre.dense, self.k, minus=self.thresholds())
+        return winners(pre.dense, self.k, minus=self.offsets())

@@ -50,7 +50,7 @@ class BinaryTopK(Thresholded):
 
     def select(self, pre: Preactivations) -> Int[Tensor, "tokens k"]:
         """The k largest of p - θ on each token."""
-        return top_k(pre.dense, self.k, minus=self.thresholds())
+        return top_k(pre.dense, self.k, minus=self.offsets())
 
 
 class ExactBinaryTopK(BinaryTopK):

@@ -17,4 +17,4 @@ class GroupMax(Continuous):
 
     def select(self, pre: Preactivations) -> Int[Tensor, "tokens k"]:
         """The winner of each group."""
-        return winners(pre.dense, self.k)
+        return winners(pre.dense, self.k, minus=self.offsets())

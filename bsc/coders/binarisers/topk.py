@@ -13,4 +13,4 @@ class TopK(Continuous):
 
     def select(self, pre: Preactivations) -> Int[Tensor, "tokens k"]:
         """The k largest pre-activations of each token."""
-        return top_k(pre.dense, self.k)
+        return top_k(pre.dense, self.k, minus=self.offsets())

@@ -1,0 +1,152 @@
+"""The answer cache: one SQLite file a model, so that no answer is lost or asked for twice. No torch.
+
+An answer is committed, and flushed to the disk, before it is used. Answers that arrive while one commit runs share the next.
+Several processes may read and write one file: write-ahead logging on a local disk; on a network file system, where that is not
+safe between machines, a rollback journal under the file system's locks.
+"""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+from bsc.autointerp.llm.messages import Reply
+from bsc.errors import CorruptFile, UserError
+from bsc.io import disk_full, is_disk_full
+
+_WAIT_SECONDS = 120
+_TABLES = """
+CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, reply TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS totals
+(one INTEGER PRIMARY KEY, replies INTEGER, characters INTEGER, prompt INTEGER, completion INTEGER);
+INSERT OR IGNORE INTO totals VALUES (1, 0, 0, 0, 0);
+"""
+_COUNT = """UPDATE totals SET
+replies = replies + 1, characters = characters + ?, prompt = prompt + ?, completion = completion + ?"""
+_NETWORK = frozenset(("nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "smb3", "ceph", "panfs", "pvfs2", "fuse.sshfs", "9p"))
+
+
+class Totals(NamedTuple):
+    """Of all the replies that ever came, those to a prompt that two processes asked at once included."""
+
+    replies: int
+    characters: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class AnswerCache:
+    """Replies by the keys of their requests; see `Request.key`."""
+
+    def __init__(self, path: Path) -> None:
+        """Open, or begin, the cache at `path`. Raises CorruptFile when the file is something else."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        try:
+            self._connection, self._reader = (_connected(path) for _ in range(2))
+            self._connection.execute(f"PRAGMA journal_mode={'DELETE' if on_network(path.parent) else 'WAL'}")
+            self._connection.execute("PRAGMA synchronous=FULL")
+            self._connection.executescript(_TABLES)
+        except sqlite3.OperationalError as error:
+            raise UserError(f"the answer cache does not open ({error})", where=str(path), fix="see who holds it") from error
+        except sqlite3.DatabaseError as error:
+            fix = "move it away; its answers will be asked for again"
+            raise CorruptFile(f"not an answer cache ({error})", where=str(path), fix=fix) from error
+        self._waiting: list[tuple[str, Reply, asyncio.Future[None]]] = []
+        self._committing: asyncio.Task[None] | None = None
+        self._writing = threading.Lock()
+
+    def __enter__(self) -> "AnswerCache":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        with self._writing:
+            self._reader.close()
+            self._connection.close()
+
+    def get(self, key: str) -> Reply | None:
+        """The reply that is kept under a key."""
+        row = self._reader.execute("SELECT reply FROM answers WHERE key = ?", (key,)).fetchone()
+        return None if row is None else Reply.from_json(row[0])
+
+    def put(self, answers: Sequence[tuple[str, Reply]]) -> None:
+        """Keep some replies, all or none of them. Raises UserError when the disk is full."""
+        rows = [(key, reply.as_json()) for key, reply in answers]
+        counted = [(reply.characters, reply.prompt_tokens, reply.completion_tokens) for _, reply in answers]
+        with self._writing:
+            self._transact(rows, counted)
+
+    def _transact(self, rows: list[tuple[str, str]], counted: list[tuple[int, int, int]]) -> None:
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", rows)
+            self._connection.executemany(_COUNT, counted)
+            self._connection.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            if is_disk_full(error) or "full" in str(error):
+                raise disk_full(self.path) from error
+            raise UserError(f"the answer cache takes no answer ({error})", where=str(self.path), fix="run again") from error
+
+    async def keep(self, key: str, reply: Reply) -> None:
+        """Keep one reply; returns once it is on the disk."""
+        kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((key, reply, kept))
+        if self._committing is None:
+            self._committing = asyncio.create_task(self._commit())
+        await kept
+
+    def flush(self) -> None:
+        """Write what arrived, without the event loop: it has been left."""
+        self.put([(key, reply) for key, reply, _ in self._waiting])
+
+    async def settle(self) -> None:
+        """Wait until nothing that arrived is still to be written."""
+        if self._committing is not None:
+            await self._committing
+
+    async def _commit(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting, []
+                try:
+                    await asyncio.to_thread(self.put, [(key, reply) for key, reply, _ in batch])
+                except UserError as error:
+                    _settled(batch, error)
+                else:
+                    _settled(batch, None)
+        finally:
+            self._committing = None
+
+    def totals(self) -> Totals:
+        """How many answers there are and what was counted of them, by whichever process."""
+        return Totals(*self._reader.execute("SELECT replies, characters, prompt, completion FROM totals").fetchone())
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=_WAIT_SECONDS, check_same_thread=False, isolation_level=None)
+
+
+def _settled(batch: list[tuple[str, Reply, "asyncio.Future[None]"]], error: UserError | None) -> None:
+    for _, _, kept in batch:
+        if kept.done():  # whoever waited for it was cancelled
+            continue
+        if error is None:
+            kept.set_result(None)
+        else:
+            kept.set_exception(error)
+
+
+def on_network(folder: Path) -> bool:
+    """Whether a folder lies on a network file system, by the mount that holds it (Linux; elsewhere it is taken not to)."""
+    try:
+        mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    except OSError:
+        return False
+    absolute = folder.resolve()
+    holding = [(len(Path(point).parts), kind) for point, kind in mounts if absolute.is_relative_to(point)]
+    return max(holding, default=(0, ""))[1] in _NETWORK

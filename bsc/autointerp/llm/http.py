@@ -1,0 +1,273 @@
+"""An OpenAI-compatible server, asked concurrently: retries, a breaker, a budget, and every answer kept as it arrives. No torch.
+
+Requests are taken from an iterable as places become free and outcomes handed on in order, so memory holds a window of them and
+not their number.
+"""
+
+import asyncio
+import contextlib
+import ssl
+from collections import deque
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from types import TracebackType
+from typing import Any
+
+import httpx2 as httpx
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from bsc.autointerp.llm.answers import AnswerCache
+from bsc.autointerp.llm.breaker import Breaker, Budget
+from bsc.autointerp.llm.messages import Failure, Outcome, Reply, Request
+from bsc.autointerp.llm.serve import Server
+from bsc.autointerp.llm.settings import Settings
+from bsc.errors import UserError
+
+_WINDOW = 8
+"""Requests that are begun or done and not handed on yet, in units of those that are sent at a time."""
+_BACKOFF = wait_random_exponential(multiplier=0.5, max=30)
+_LONGEST_PAUSE = 300.0
+_WRONG_SETTINGS = (401, 402, 403, 404)
+_TRANSIENT = (408, 409, 425, 429)
+_SHOWN = 300
+_STOPPED = "the stage stopped before it was sent"
+
+
+class Transient(Exception):
+    """A fault that may pass. pause: seconds for which the server asked to be left alone."""
+
+    def __init__(self, reason: str, pause: float = 0.0) -> None:
+        self.pause = pause
+        super().__init__(reason)
+
+
+class Refused(Exception):
+    """The server will not answer this prompt, however often it is asked."""
+
+
+class HttpModel:
+    """One model behind an endpoint, or behind a server that is started when the first question is not in the cache."""
+
+    def __init__(self, settings: Settings, cache: AnswerCache, server: Server | None) -> None:
+        self._settings, self._cache, self._server = settings, cache, server
+        self._breaker, self._budget = Breaker(f"llms.{settings.name}"), Budget(settings, cache)
+        self._runner = asyncio.Runner()
+        self._places = asyncio.Semaphore(settings.concurrency)
+        self._stopping = asyncio.Event()
+        self._fault: Exception | None = None
+        self._asked: dict[str, asyncio.Task[Outcome]] = {}
+        self._idle: list[httpx.AsyncClient] = []
+        self._tls: ssl.SSLContext | None = None
+
+    def __enter__(self) -> "HttpModel":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if isinstance(error, SystemExit | KeyboardInterrupt):
+            self._leave_at_once()
+            return
+        try:
+            self._runner.run(self._close())
+        finally:
+            self._runner.close()
+
+    def _leave_at_once(self) -> None:
+        """On a signal, which came in the middle of the event loop: it cannot run again. What arrived is kept all the same."""
+        self._runner.get_loop().set_exception_handler(lambda loop, context: None)  # of tasks that never end
+        self._cache.flush()
+
+    @cached_property
+    def _secret(self) -> str | None:
+        """The key, which is not needed before something is sent."""
+        return self._settings.secret()
+
+    def ask(self, requests: Iterable[Request]) -> Iterator[Outcome]:
+        """The outcome of each request, in order; see `bsc.autointerp.llm.messages`.
+
+        Raises UserError when the server refuses the key or knows no such model, when ten requests in a row failed, and before
+        the budget would be exceeded. What was answered by then is kept.
+        """
+        feed, waiting = iter(requests), deque[asyncio.Task[Outcome]]()
+        try:
+            while ready := self._runner.run(self._advance(feed, waiting)):
+                yield from ready
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException:
+            self._runner.run(self._abandon(waiting))
+            raise
+
+    async def _advance(self, feed: Iterator[Request], waiting: "deque[asyncio.Task[Outcome]]") -> list[Outcome]:
+        """Fill the window, wait for its first request, and return the outcomes at its beginning that are there."""
+        window = _WINDOW * self._settings.concurrency
+        while len(waiting) < window and (request := next(feed, None)) is not None:
+            waiting.append(asyncio.create_task(self._outcome(request)))
+        if not waiting:
+            return []
+        await self._first(waiting)
+        ready = []
+        while waiting and waiting[0].done():
+            ready.append(waiting.popleft().result())
+        return ready
+
+    async def _first(self, waiting: "deque[asyncio.Task[Outcome]]") -> None:
+        """Wait for the first of the window, or raise what ended another once all under way, which is paid for, has come in."""
+        stopped = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({waiting[0], stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if self._fault is not None:
+            await asyncio.gather(*waiting, return_exceptions=True)
+            raise self._fault
+
+    async def _abandon(self, waiting: "deque[asyncio.Task[Outcome]]") -> None:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await self._cache.settle()
+
+    async def _close(self) -> None:
+        await self._cache.settle()
+        for client in self._idle:
+            await client.aclose()
+
+    async def _outcome(self, request: Request) -> Outcome:
+        """From the cache, or from the server; a prompt that is under way already is not sent again."""
+        key = request.key(self._settings.model)
+        if (kept := self._cache.get(key)) is not None:
+            return kept
+        if key not in self._asked:
+            self._asked[key] = asyncio.create_task(self._sent(key, request))
+            self._asked[key].add_done_callback(lambda _: self._asked.pop(key))
+        return await self._asked[key]
+
+    async def _sent(self, key: str, request: Request) -> Outcome:
+        try:
+            async with self._places:
+                if self._stopping.is_set():
+                    return Failure(_STOPPED)
+                with self._budget.reserved(request):
+                    outcome = await self._attempts(request)
+                    if isinstance(outcome, Reply):
+                        await self._cache.keep(key, outcome)
+            self._breaker.record(outcome)
+        except Exception as error:
+            self._fault = self._fault or error
+            self._stopping.set()  # nothing more is begun
+            raise
+        return outcome
+
+    async def _attempts(self, request: Request) -> Outcome:
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(Transient),
+            stop=stop_after_attempt(self._settings.attempts),
+            wait=_pause,
+            sleep=self._sleep,
+            reraise=True,
+        )
+        try:
+            return await retrying(self._attempt, request)
+        except Transient as error:
+            return Failure(f"{error} ({self._settings.attempts} attempts)")
+        except Refused as error:
+            return Failure(str(error))
+
+    async def _sleep(self, seconds: float) -> None:
+        """Until the next attempt, which there is none of when the stage is about to stop."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+            raise Refused(_STOPPED)
+
+    async def _attempt(self, request: Request) -> Reply:
+        client = self._idle.pop() if self._idle else self._connected()
+        try:
+            async with asyncio.timeout(self._settings.timeout):
+                response = await client.post("chat/completions", json=request.body(self._settings.model))
+        except TimeoutError as error:
+            raise Transient(f"no answer within {self._settings.timeout:g} s") from error
+        except httpx.HTTPError as error:
+            raise Transient(f"the connection failed ({type(error).__name__}: {self._clean(str(error))})") from error
+        finally:
+            self._idle.append(client)
+        if response.status_code != httpx.codes.OK:
+            raise self._refusal(response)
+        try:
+            return reply_of(self._clean(response.text), request.characters)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            raise Transient(f"the answer is no chat completion ({type(error).__name__})") from error
+
+    def _connected(self) -> httpx.AsyncClient:
+        """A client of one connection. A pool of many looks through them all at each request, which takes most of its time."""
+        endpoint = self._settings.endpoint if self._server is None else self._server.endpoint()
+        headers = {"Authorization": f"Bearer {self._secret}"} if self._secret else {}
+        self._tls = self._tls or httpx.create_ssl_context()
+        return httpx.AsyncClient(
+            base_url=f"{str(endpoint).rstrip('/')}/",
+            headers=headers,
+            limits=httpx.Limits(max_connections=1),
+            timeout=self._settings.timeout,
+            verify=self._tls,
+        )
+
+    def _refusal(self, response: httpx.Response) -> Exception:
+        status = response.status_code
+        reason = f"HTTP {status}: {self._clean(response.text)[:_SHOWN]}"
+        if status in _WRONG_SETTINGS:
+            return UserError(
+                f"the server refuses: {reason}",
+                where=f"llms.{self._settings.name}",
+                fix="check `endpoint`, `model`, the key in the environment and the account",
+            )
+        if status in _TRANSIENT or status >= httpx.codes.INTERNAL_SERVER_ERROR:
+            return Transient(reason, _seconds(response.headers.get("retry-after", "")))
+        return Refused(reason)
+
+    def _clean(self, text: str) -> str:
+        """Text from the server, in which the key must not stand, should it be echoed."""
+        return text.replace(self._secret, "[key]") if self._secret else text
+
+
+def _pause(state: RetryCallState) -> float:
+    """Exponential backoff with full jitter, and no less than the server asked for."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    return max(_BACKOFF(state), error.pause if isinstance(error, Transient) else 0.0)
+
+
+def _seconds(header: str) -> float:
+    """Retry-After in seconds (RFC 9110, 10.2.3), at most five minutes; 0 when it is not there or not understood."""
+    from datetime import UTC, datetime
+    from email.utils import parsedate_to_datetime
+
+    seconds = 0.0
+    with contextlib.suppress(ValueError, TypeError):
+        seconds = (
+            float(header) if header.replace(".", "", 1).isdigit() else _until(parsedate_to_datetime(header), datetime.now(UTC))
+        )
+    return min(max(seconds, 0.0), _LONGEST_PAUSE)
+
+
+def _until(then: Any, now: Any) -> float:
+    return float((then - now).total_seconds())
+
+
+def reply_of(text: str, characters: int) -> Reply:
+    """The reply in the body of a chat completion. Raises ValueError, KeyError, TypeError or IndexError when it is none."""
+    import json
+
+    body = json.loads(text)
+    choice = body["choices"][0]
+    content = choice["message"]["content"]
+    usage = body.get("usage") or {}
+    positions = ((choice.get("logprobs") or {}).get("content")) or []
+    return Reply(
+        text="" if content is None else str(content),
+        finish=str(choice.get("finish_reason") or ""),
+        prompt_tokens=int(usage.get("prompt_tokens") or 0),
+        completion_tokens=int(usage.get("completion_tokens") or 0),
+        characters=characters,
+        logprobs=tuple(_alternatives(position) for position in positions),
+    )
+
+
+def _alternatives(position: dict[str, Any]) -> tuple[tuple[str, float], ...]:
+    others = [(other["token"], float(other["logprob"])) for other in position.get("top_logprobs") or []]
+    return ((position["token"], float(position["logprob"])), *others)

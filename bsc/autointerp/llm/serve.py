@@ -1,0 +1,144 @@
+"""A server that the job starts for itself: waited for, its log kept, stopped by process id at the end, also on a signal.
+
+No torch.
+"""
+
+import contextlib
+import ctypes
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import httpx2 as httpx
+
+from bsc.autointerp.llm.settings import Settings
+from bsc.errors import UserError
+from bsc.progress import Progress
+from bsc.training.interruption import EXIT_CODE, SIGNALS
+
+_POLL_SECONDS, _STOP_SECONDS = 0.25, 15.0
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+
+
+class Server:
+    """Started when its endpoint is first asked for, so that a stage whose answers are all kept starts none."""
+
+    def __init__(self, settings: Settings, log: Path) -> None:
+        """settings: with `serve`. log: file that gets what the server prints."""
+        assert settings.serve is not None
+        self._settings, self._serve, self._log = settings, settings.serve, log
+        self._process: subprocess.Popen[bytes] | None = None
+        self._port = 0
+        self._previous: dict[signal.Signals, Any] = {}
+        self._starting = self._told = False
+
+    def __enter__(self) -> "Server":
+        self._previous = {number: signal.signal(number, self._leave) for number in SIGNALS}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        try:
+            self.stop()
+        finally:
+            for number, handler in self._previous.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def endpoint(self) -> str:
+        """The base URL of its API, once it is up.
+
+        Raises UserError when it does not start, ends, or is not healthy within its `wait_seconds`.
+        """
+        if self._process is None:
+            self._start()
+            self._wait()
+        return f"http://127.0.0.1:{self._port}/v1"
+
+    def stop(self) -> None:
+        """End it and what it started: politely, then after fifteen seconds for good."""
+        if self._process is None:
+            return
+        _signal_group(self._process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_STOP_SECONDS)
+        _signal_group(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._process = None
+
+    def _start(self) -> None:
+        self._port = _free_port()
+        filled = self._serve["command"].format(model=shlex.quote(self._settings.model), port=self._port)
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("wb") as log:
+            log.write(f"$ {filled}\n".encode())
+            log.flush()
+            self._starting = True
+            try:
+                self._process = subprocess.Popen(
+                    shlex.split(filled),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    preexec_fn=_die_with_parent(),
+                )
+            except OSError as error:
+                raise self._fault(f"the server does not start ({error})") from error
+            finally:
+                self._starting = False
+        if self._told:
+            raise SystemExit(EXIT_CODE)
+
+    def _wait(self) -> None:
+        seconds = self._serve["wait_seconds"]
+        begun = time.monotonic()
+        with Progress(f"waiting for the server of {self._settings.name}", round(seconds), "s") as progress:
+            while not self._healthy():
+                if (waited := time.monotonic() - begun) > seconds:
+                    raise self._fault(f"the server was not ready within {seconds:g} s")
+                progress.advance(int(waited) - progress.done)
+                time.sleep(_POLL_SECONDS)
+
+    def _healthy(self) -> bool:
+        assert self._process is not None
+        if (code := self._process.poll()) is not None:
+            self._process = None
+            raise self._fault(f"the server ended with exit code {code} before it was ready")
+        try:
+            health = httpx.get(f"http://127.0.0.1:{self._port}{self._serve['health']}", timeout=5)
+        except httpx.HTTPError:
+            return False
+        return health.status_code == httpx.codes.OK
+
+    def _leave(self, number: int, frame: FrameType | None) -> None:
+        """Leave by way of every `with`, so that the server is stopped; not while it is started and its process id not known."""
+        if not self._starting:
+            raise SystemExit(EXIT_CODE)
+        self._told = True
+
+    def _fault(self, what: str) -> UserError:
+        return UserError(what, where=f"llms.{self._settings.name}.serve", fix=f"see its log, {self._log}")
+
+
+def _signal_group(process: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # gone already
+        os.killpg(process, number)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _die_with_parent() -> Any:
+    """What has Linux end the server when the job is killed and cannot; None elsewhere."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(library, "prctl"):
+        return None
+    return lambda: library.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

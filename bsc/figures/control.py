@@ -1,0 +1,68 @@
+"""Frequency control: what it costs in cross-entropy to keep latents from firing all the time (*ours*).
+
+One point a setting: CE increase against the share of all firings that comes from latents which fire on over 10% of tokens.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from bsc.coders.binarisers.registry import in_order
+from bsc.figures import style
+from bsc.figures.panels import ARCHITECTURE_NAMES, Panel, grid
+from bsc.figures.results import BOOTSTRAP, KIND, evaluations, over_seeds
+from bsc.stages import FigureSpec
+
+_SITE = ["model", "hookpoint", "architecture"]
+
+
+def draw(spec: FigureSpec, results: Path, output: Path) -> None:
+    """Draw a panel for each architecture and hookpoint, at its largest k; CE bars as in the figures by k."""
+    table = evaluations(spec, results)
+    points = gather(table)
+    with style.styled(spec.style):
+        figure, panels = grid(points, spec.style)
+        for panel, axes in panels:
+            _draw_panel(axes, panel, points, spec)
+        handles = [style.handle(name, spec.labels[name], spec.style) for name in in_order(points["binariser"])]
+        style.finish(figure, handles, _note(points, table), spec.style)
+        style.save(figure, points, output)
+
+
+def gather(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a binariser (or variant) at each site's largest k: its CE increase (`value`, `low`, `high`) and `share`.
+
+    `share`: of all firings, those of latents over 10%; mean over seeds, as `fvu` and `l0`, for what a setting changes else.
+    """
+    table = table[table["k"] == table.groupby(_SITE)["k"].transform("max")]
+    means = table.groupby(KIND, sort=True)[["ultra_high_share", "fvu", "l0"]].mean().reset_index()
+    points = over_seeds(table, KIND, "ce_increase").merge(means, on=KIND)
+    return points.rename(columns={"ultra_high_share": "share"})
+
+
+def _draw_panel(axes: Axes, panel: Panel, points: pd.DataFrame, spec: FigureSpec) -> None:
+    here = panel.rows(points)
+    for name in in_order(here["binariser"]):
+        (point,) = here[here["binariser"] == name].to_dict("records")
+        errors = [[max(point["value"] - point["low"], 0)], [max(point["high"] - point["value"], 0)]]
+        line = style.mark(name, spec.style).line | {"linestyle": "none"}
+        axes.errorbar([point["share"]], [point["value"]], errors, elinewidth=0.9, capsize=1.6, capthick=0.9, **line)
+    baseline = here[here["binariser"] == "topk"]
+    if len(baseline):
+        axes.axvline(baseline["share"].iloc[0], color=style.GREY, linewidth=0.7, linestyle=":", zorder=0.5)
+    axes.set_xlim(left=-0.01)
+    axes.set_ylim(bottom=min(0.0, float(here["low"].min())))
+    axes.set_xlabel("share of firings, latents over 10%" if panel.bottom else "")
+    axes.set_ylabel(f"{ARCHITECTURE_NAMES[panel.architecture]}\nCE increase (nats/token)" if panel.first else "")
+
+
+def _note(points: pd.DataFrame, table: pd.DataFrame) -> str:
+    ks = ", ".join(str(k) for k in sorted(points["k"].unique()))
+    single = bool((points["interval"] == BOOTSTRAP).all())
+    bars = "bootstrap 95% intervals over sequences, one seed" if single else "± s.e.m. over seeds (one seed: bootstrap 95%)"
+    line = " Dotted: the share of TopK." if (points["binariser"] == "topk").any() else ""
+    return (
+        f"k\u00a0=\u00a0{ks}; n\u00a0=\u00a0{int(table['sequences'].max()):,} sequences, "
+        f"{int(table['tokens'].max()):,} tokens. Bars: {bars}. Shares are of the same tokens; one point a setting.{line}"
+    )

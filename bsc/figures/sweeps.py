@@ -1,0 +1,69 @@
+"""Sweeps of the learning rate: held-out FVU by rate, a line a binariser, with what was chosen (config key `tune`)."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from bsc import paths
+from bsc.coders.binarisers.registry import in_order
+from bsc.figures import style
+from bsc.figures.panels import ARCHITECTURE_NAMES, Panel, grid
+from bsc.io import read_json
+from bsc.stages import FigureSpec, coders_of
+
+_HIGHEST = 1.0
+"""An FVU above this, worse than the mean, is drawn at the upper edge."""
+
+
+def draw(spec: FigureSpec, results: Path, output: Path) -> None:
+    """Draw the curves of all sweeps; the chosen rate is ringed, a rate at which training diverged is a cross at the top."""
+    points = gather(spec, results)
+    with style.styled(spec.style):
+        figure, panels = grid(points, spec.style)
+        for panel, axes in panels:
+            _draw_panel(axes, panel, points, spec)
+        handles = [style.handle(name, spec.labels[name], spec.style) for name in in_order(points["binariser"])]
+        style.finish(figure, handles, _note(points), spec.style)
+        style.save(figure, points, output)
+
+
+def gather(spec: FigureSpec, results: Path) -> pd.DataFrame:
+    """One row a trial: the coder that it was made with, `learning_rate`, `fvu` (NaN: diverged), `chosen`, `at_edge`."""
+    rows = []
+    for coder in coders_of(spec.coders):
+        choice = read_json(results / coder.at(paths.CHOICE) / "choice.json")
+        for trial in choice["curve"]:
+            chosen = trial["learning_rate"] == choice["learning_rate"]
+            rows.append({**vars(coder), **trial, "chosen": chosen, "at_edge": chosen and choice["at_edge"]})
+    return pd.DataFrame(rows).astype({"fvu": float})
+
+
+def _draw_panel(axes: Axes, panel: Panel, points: pd.DataFrame, spec: FigureSpec) -> None:
+    here = panel.rows(points)
+    top = min(float(np.nanmax(points["fvu"], initial=0.1)) * 1.1, _HIGHEST)
+    for name in in_order(here["binariser"]):
+        curve = here[here["binariser"] == name].sort_values("learning_rate")
+        line = style.mark(name, spec.style).line
+        axes.plot(curve["learning_rate"], curve["fvu"].clip(upper=top), **line)
+        chosen = curve[curve["chosen"]]
+        axes.plot(chosen["learning_rate"], chosen["fvu"], "o", ms=8, mfc="none", mec=line["color"], zorder=3)
+        diverged = curve[curve["fvu"].isna()]
+        axes.plot(diverged["learning_rate"], [top] * len(diverged), "x", color=line["color"], clip_on=False)
+    axes.set_xscale("log")
+    axes.set_ylim(0, top)
+    axes.set_xlabel("learning rate" if panel.bottom else "")
+    axes.set_ylabel(f"{ARCHITECTURE_NAMES[panel.architecture]}\nheld-out FVU" if panel.first else "")
+
+
+def _note(points: pd.DataFrame) -> str:
+    counts = points.groupby(["model", "architecture", "binariser"]).size()
+    ks = ", ".join(str(k) for k in sorted(points["k"].unique()))
+    seeds = ", ".join(str(seed) for seed in sorted(points["seed"].unique()))
+    edges = int(points["at_edge"].sum())
+    at_edge = f" {edges} of {len(counts)} choices lie at an end of the grid and may not be the best." if edges else ""
+    return (
+        f"{int(counts.max())} rates a binariser, each on the sweep's budget; k\u00a0=\u00a0{ks}, seed {seeds}; one trial a "
+        f"point, so no interval. FVU on the interpretation split without position 0. Rings: chosen. Crosses: diverged.{at_edge}"
+    )

@@ -1,0 +1,240 @@
+"""The client against a server on loopback that misbehaves: how often it asks, what it keeps, when it stops."""
+
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from loopback import completion, cut, say, send, served
+
+from bsc.autointerp.llm import http
+from bsc.autointerp.llm.answers import AnswerCache
+from bsc.autointerp.llm.messages import Failure, Reply, Request, Sampling
+from bsc.autointerp.llm.reach import reached
+from bsc.autointerp.llm.settings import Settings
+from bsc.errors import UserError
+
+KEY = "sk-secret-0123456789"
+
+
+@pytest.fixture(autouse=True)
+def quick_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same backoff in hundredths of a second."""
+    monkeypatch.setattr(http, "_BACKOFF", http.wait_random_exponential(multiplier=0.005, max=0.05))
+
+
+def prompts(count: int) -> list[Request]:
+    return [Request("system", f"prompt {number}", Sampling(0.0, 10)) for number in range(count)]
+
+
+def settings(server, **changes) -> Settings:
+    values = {"name": "one", "model": "m", "endpoint": server.endpoint, "concurrency": 8, "timeout": 5, "attempts": 4}
+    return Settings(**{**values, **changes})
+
+
+def ask(server, tmp_path: Path, requests: list[Request], **changes) -> list:
+    with reached(settings(server, **changes), tmp_path / "answers", tmp_path / "server.log") as model:
+        return list(model.ask(requests))
+
+
+def echo(server, body, attempt, handler) -> None:
+    say(handler, body["messages"][-1]["content"].upper())
+
+
+def once(fault):
+    """A server that does `fault` at the first attempt at each prompt, and answers at the next."""
+
+    def answer(server, body, attempt, handler) -> None:
+        if attempt == 0:
+            fault(handler)
+        else:
+            echo(server, body, attempt, handler)
+
+    return answer
+
+
+def test_replies_come_in_order_and_a_second_time_nothing_is_sent(tmp_path) -> None:
+    with served(echo) as server:
+        first = ask(server, tmp_path, prompts(100))
+        assert [reply.text for reply in first] == [f"PROMPT {number}" for number in range(100)]
+        assert set(server.asked.values()) == {1}
+        assert ask(server, tmp_path, prompts(100)) == first
+        assert sum(server.asked.values()) == 100
+
+
+def test_no_more_are_under_way_than_allowed(tmp_path) -> None:
+    def slow(server, body, attempt, handler) -> None:
+        time.sleep(0.02)
+        echo(server, body, attempt, handler)
+
+    with served(slow) as server:
+        ask(server, tmp_path, prompts(60), concurrency=6)
+        assert server.most_under_way == 6
+
+
+def test_a_prompt_that_stands_twice_is_sent_once(tmp_path) -> None:
+    with served(echo) as server:
+        replies = ask(server, tmp_path, prompts(5) * 3)
+        assert len(replies) == 15
+        assert set(server.asked.values()) == {1}
+
+
+FAULTS = {
+    "500": lambda handler: send(handler, 500, "oh no"),
+    "429": lambda handler: send(handler, 429, "slow down", Retry_After="0"),
+    "cut": cut,
+    "truncated": lambda handler: send(handler, 200, completion("half")[:40]),
+    "not a completion": lambda handler: send(handler, 200, '{"choices": []}'),
+    "slow": lambda handler: time.sleep(0.6),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_may_pass_is_tried_again_once(tmp_path, fault) -> None:
+    with served(once(FAULTS[fault])) as server:
+        replies = ask(server, tmp_path, prompts(12), timeout=0.5)
+        assert [reply.text for reply in replies] == [f"PROMPT {number}" for number in range(12)]
+        assert set(server.asked.values()) == {2}
+
+
+def test_retry_after_is_honoured(tmp_path) -> None:
+    with served(once(lambda handler: send(handler, 429, "", Retry_After="1"))) as server:
+        ask(server, tmp_path, prompts(1))
+        first, second = server.times
+        assert 1.0 <= second - first < 3
+
+
+@pytest.mark.parametrize(("header", "least", "most"), [("7", 7, 7), ("", 0, 0), ("soon", 0, 0), ("99999", 300, 300)])
+def test_retry_after_in_seconds(header, least, most) -> None:
+    assert least <= http._seconds(header) <= most
+
+
+def test_retry_after_as_a_date() -> None:
+    from datetime import UTC, datetime, timedelta
+    from email.utils import format_datetime
+
+    assert 25 < http._seconds(format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)) <= 30
+    assert http._seconds(format_datetime(datetime.now(UTC) - timedelta(seconds=30), usegmt=True)) == 0
+
+
+def test_a_refused_prompt_is_a_failure_that_is_not_tried_again_and_not_kept(tmp_path) -> None:
+    def answer(server, body, attempt, handler) -> None:
+        if body["messages"][-1]["content"].endswith(" 3"):
+            send(handler, 400, "too long")
+        else:
+            echo(server, body, attempt, handler)
+
+    with served(answer) as server:
+        replies = ask(server, tmp_path, prompts(6))
+        assert [isinstance(reply, Failure) for reply in replies] == [False, False, False, True, False, False]
+        assert "HTTP 400: too long" in replies[3].reason
+        assert server.asked["prompt 3"] == 1
+        with AnswerCache(tmp_path / "answers" / "one.sqlite") as cache:
+            assert cache.totals() == (5, 5 * 14, 500, 50)
+
+
+def test_the_breaker_stops_before_all_is_asked_and_what_was_answered_stays(tmp_path) -> None:
+    def answer(server, body, attempt, handler) -> None:
+        if int(body["messages"][-1]["content"].split()[1]) < 20:
+            echo(server, body, attempt, handler)
+        else:
+            send(handler, 503, "down")
+
+    with served(answer) as server:
+        with pytest.raises(UserError, match="10 requests in a row failed, the last one with: HTTP 503: down"):
+            ask(server, tmp_path, prompts(500), attempts=2, concurrency=4)
+        assert sum(server.asked.values()) < 20 + 2 * 20
+        server.answer = echo
+        before = dict(server.asked)
+        ask(server, tmp_path, prompts(20))
+        assert dict(server.asked) == before
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_wrong_key_or_model_stops_at_once(tmp_path, status) -> None:
+    with (
+        served(lambda server, body, attempt, handler: send(handler, status, "no")) as server,
+        pytest.raises(UserError, match=f"HTTP {status}"),
+    ):
+        ask(server, tmp_path, prompts(100), concurrency=2)
+    assert sum(server.asked.values()) <= 4
+
+
+def test_a_server_that_dies_and_comes_back(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(http, "_BACKOFF", http.wait_random_exponential(multiplier=0.2, max=2))
+    with served(echo) as server:
+        port = server.server_address[1]
+    replies: list = []
+    asking = threading.Thread(target=lambda: replies.extend(ask(server, tmp_path, prompts(10), attempts=8)))
+    asking.start()
+    time.sleep(0.3)
+    with served(echo, port) as back:
+        asking.join()
+        assert [type(reply) for reply in replies] == [Reply] * 10
+        assert sum(back.asked.values()) == 10
+
+
+def test_the_key_is_sent_and_is_in_no_message_and_no_file(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SOME_KEY", KEY)
+
+    def answer(server, body, attempt, handler) -> None:
+        key = handler.headers["Authorization"]
+        if body["messages"][-1]["content"] == "prompt 0":
+            say(handler, f"you sent {key}")
+        else:
+            send(handler, 401, f"Incorrect API key provided: {key}")
+
+    with served(answer) as server:
+        assert ask(server, tmp_path, prompts(1), key="SOME_KEY")[0].text == "you sent Bearer [key]"
+        assert server.keys == [f"Bearer {KEY}"]
+        with pytest.raises(UserError) as caught:
+            ask(server, tmp_path, prompts(2), key="SOME_KEY")
+    chain = [caught.value, caught.value.__cause__, caught.value.__context__]
+    assert not any(KEY in str(error) or KEY in repr(error) for error in chain)
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or KEY.encode() not in path.read_bytes()
+
+
+def test_a_key_that_is_not_there_is_asked_for(tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    with served(echo) as server, pytest.raises(UserError, match="`SOME_KEY` is not set"):
+        ask(server, tmp_path, prompts(1), key="SOME_KEY")
+
+
+def test_the_budget_stops_before_it_is_exceeded(tmp_path) -> None:
+    def answer(server, body, attempt, handler) -> None:
+        time.sleep(0.01)
+        say(handler, "yes", tokens=(70, 10))
+
+    prices = {"input": 1e6 / 70, "output": 1e5}  # 1 and 1 for a reply of 70 tokens in and 10 out
+    with served(answer) as server:
+        with pytest.raises(UserError, match="could take the cost over the budget"):
+            ask(server, tmp_path, prompts(100), prices=prices, budget=25.0, concurrency=3)
+        with AnswerCache(tmp_path / "answers" / "one.sqlite") as cache:
+            replies = cache.totals().replies
+            assert replies == sum(server.asked.values())
+            assert 18.0 <= 2 * replies <= 25.0
+        ask(server, tmp_path, prompts(100), prices=prices, budget=1000.0)
+        assert set(server.asked.values()) == {1}
+
+
+def test_nothing_else_is_taken_for_a_cache(tmp_path) -> None:
+    path = tmp_path / "answers" / "one.sqlite"
+    path.parent.mkdir()
+    path.write_bytes(b"no database at all" * 100)
+    with pytest.raises(UserError, match="not an answer cache"), served(echo) as server:
+        ask(server, tmp_path, prompts(1))
+
+
+def test_the_cache_is_whole_after_two_threads_of_writers(tmp_path) -> None:
+    with served(echo) as server:
+        threads = [threading.Thread(target=ask, args=(server, tmp_path, prompts(200))) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    connection = sqlite3.connect(tmp_path / "answers" / "one.sqlite")
+    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert connection.execute("SELECT COUNT(*) FROM answers").fetchone() == (200,)
+    connection.close()

@@ -1,0 +1,95 @@
+"""The estimate, before anything is there and in the middle of a run."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from autointerp_world import World
+from loopback import served
+from test_llm_stages import rule
+
+from bsc import paths
+from bsc.autointerp.estimate import report
+from bsc.autointerp.explain import explain
+from bsc.autointerp.score import score
+from bsc.config import load
+from bsc.spec import dump
+from bsc.stages import Plan
+
+CONFIG = Path(__file__).parents[3] / "config" / "smoke.yaml"
+PRICES = {"input": 2.0, "output": 8.0}
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One coder of the smoke grid, and two language models: one that explains and one that scores."""
+    raw = yaml.safe_load(CONFIG.read_text())
+    raw["results"] = str(tmp_path / "results")
+    raw["coders"] = [
+        {"architectures": ["sae"], "binarisers": ["binary-topk"], "k": [16], "hookpoints": ["layers.0.mlp"], "seeds": [1]}
+    ]
+    raw["llms"] = {
+        "big": {"model": "big", "endpoint": "http://127.0.0.1:1/v1", "prices": PRICES, "budget": 0.01},
+        "judge": {"model": "judge", "endpoint": "http://127.0.0.1:1/v1"},
+    }
+    raw["autointerp"] |= {"llms": ["big"], "judge": "judge", "window": 16, "minimum_windows": 40, "explanation_windows": 20}
+    raw["autointerp"] |= {"test_firing": 20, "test_silent": 20, "latents": 4}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+def numbers(text: str, who: str) -> list[float]:
+    """Latents, prompts, answered, tokens in, tokens out of the row in which `who` does something."""
+    line = next(line for line in text.splitlines() if f" {who} " in line)
+    return [float(cell.replace(",", "")) for cell in re.split(rf"{who}\s+", line)[1].split("  ") if re.search(r"\d", cell)][:5]
+
+
+def test_before_anything_is_there_it_counts_from_the_config(config: Path) -> None:
+    text = report([config])
+    latents, prompts, answered, tokens_in, tokens_out = numbers(text, "big explains")
+    assert (latents, prompts, answered, tokens_out) == (4, 4, 0, 4 * 200)
+    assert 4 * 20 * 16 < tokens_in < 4 * 20 * 16 + 4 * 400
+    # 40 windows, 5 a prompt, 2 scorers, with a shuffled control.
+    assert numbers(text, "judge scores")[1] == 4 * 8 * 2 * 2
+    money = float(re.search(r"out, ([\d.]+) in money", text)[1])
+    assert money == pytest.approx((tokens_in * PRICES["input"] + 800 * PRICES["output"]) / 1e6, abs=0.006)
+    assert "of a budget of 0.01" in text
+    assert "a token for 4 characters" in text
+
+
+def test_without_a_language_model_it_says_so() -> None:
+    assert "no language model is asked" in report([CONFIG])
+
+
+def test_in_the_middle_of_a_run_what_is_answered_is_known(config: Path, world: World) -> None:
+    world.cache([lambda tokens, token=token: tokens == token for token in range(7)])
+    plan = Plan(load([config]))
+    (coder,) = plan.config.coder_ids
+    results = Path(plan.config.results)
+    places = {"tokens": paths.TOKENS, "model": paths.MODEL, "latents": paths.LATENTS}
+    found = {name: results / coder.at(pattern, variant="trained") for name, pattern in places.items()}
+    for name, folder in found.items():
+        shutil.copytree(world.root / name, folder)
+    explanations, scores = (
+        results / coder.at(paths.interpreted(pattern, "big"), variant="trained")
+        for pattern in (paths.EXPLANATIONS, paths.SCORES)
+    )
+    assert numbers(report([config]), "big explains")[:3] == [4, 4, 0]
+    with served(rule) as server:
+        reached = {name: {**held, "endpoint": server.endpoint} for name, held in plan.llm_settings.items()}
+        spec = plan.explanations(coder, "trained", "big").spec
+        budget = {**reached, "big": {**reached["big"], "budget": None}}
+        explain(spec, found["latents"], found["tokens"], found["model"], explanations, dump(budget), Path(plan.answers))
+        text = report([config])
+        assert numbers(text, "big explains")[:4] == [4, 4, 4, 0]
+        before = numbers(text, "judge scores")
+        assert before[:3] == [4, 4 * 8 * 2 * 2, 0]
+        asked = sum(server.asked.values())
+        inputs = found["latents"], explanations, found["tokens"], scores
+        spec = plan.scores(coder, "trained", "big").spec
+        score(spec, *inputs, model=found["model"], llms=dump(reached), answers=Path(plan.answers))
+        assert sum(server.asked.values()) - asked == before[1]
+    assert numbers(report([config]), "judge scores") == [4, 128, 128, 0, 0]

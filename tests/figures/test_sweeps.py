@@ -1,0 +1,30 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from made_up_results import figure_spec, grid, write_choice
+
+from bsc.errors import UserError
+from bsc.figures.draw import draw
+
+CODERS = grid(ks=(32,), seeds=(1,), binarisers=("topk", "gumbel"))
+
+
+def test_curves_with_what_was_chosen(tmp_path: Path) -> None:
+    for coder in CODERS:
+        write_choice(tmp_path, coder, at_edge=coder.binariser == "gumbel")
+    draw(figure_spec("learning-rates", CODERS), tmp_path, tmp_path / "figure")
+    table = pd.read_csv(tmp_path / "figure.csv")
+    for name, chosen, lowest in (("topk", 0.01, 0.5), ("gumbel", 0.001, 0.2)):
+        rows = table[table["binariser"] == name].set_index("learning_rate")
+        assert rows["fvu"].dropna().to_dict() == {0.001: lowest, 0.01: 0.25}
+        assert list(rows.index[rows["chosen"]]) == [chosen]
+        assert rows["at_edge"].any() == (name == "gumbel")
+    assert (tmp_path / "figure.pdf").exists()
+    assert (tmp_path / "figure.png").exists()
+
+
+def test_without_a_sweep_there_is_nothing_to_show(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has nothing to show") as caught:
+        draw(figure_spec("learning-rates", []), tmp_path, tmp_path / "figure")
+    assert "`tune`" in caught.value.fix

@@ -1,0 +1,55 @@
+rule trial:
+    """Try one learning rate of a sweep on its budget."""
+    input:
+        index=lambda w: ancient(at(paths.INDEX, model=w.model, split="train", hookpoint=w.hookpoint)),
+        held_out=lambda w: ancient(
+            at(
+                paths.INDEX,
+                model=w.model,
+                split="interpretation",
+                hookpoint=w.hookpoint,
+            )
+        ),
+    output:
+        at(paths.TRIAL, file="trial.json"),
+    log:
+        log_of(paths.TRIAL),
+    benchmark:
+        benchmark_of(paths.TRIAL)
+    conda:
+        "../envs/bsc.yaml"
+    threads: 1
+    resources:
+        mem_mb=grown(8_000),
+        runtime=grown(24 * 60),
+        gpus=1,
+    params:
+        **spec(lambda w: plan.trial(coder_of(w), w.rate)),
+        output=folder("output"),
+    shell:
+        "python -m bsc trial --spec {params.spec:q} --activations {input.index:q} --held-out {input.held_out:q}"
+        " --output {params.output:q} --log {log:q}"
+
+
+rule choose:
+    """Take the learning rate with the lowest held-out FVU."""
+    input:
+        trials=lambda w: [at(paths.TRIAL, coder_of(w), rate=rate, file="trial.json") for rate in plan.rates],
+    output:
+        at(paths.CHOICE, file="choice.json"),
+    log:
+        log_of(f"{paths.CHOICE}/choice"),
+    benchmark:
+        benchmark_of(f"{paths.CHOICE}/choice")
+    conda:
+        "../envs/bsc.yaml"
+    threads: 1
+    resources:
+        mem_mb=grown(2_000),
+        runtime=grown(10),
+    params:
+        **spec(lambda w: plan.choice(coder_of(w))),
+        trials=lambda w, input: [Path(file).parent for file in input.trials],
+        output=folder("output"),
+    shell:
+        "python -m bsc choose --spec {params.spec:q} --trials {params.trials:q} --output {params.output:q} --log {log:q}"
