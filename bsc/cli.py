@@ -49,6 +49,7 @@ _TOKENS = Input("tokens", "tokens folder, as `bsc tokens` wrote it")
 _BASELINE = Input("baseline", "baseline folder, as `bsc baseline` wrote it")
 _LATENTS = Input("latents", "latents folder, as `bsc latents` wrote it")
 _ACTIVATIONS = Input("activations", "index of a hookpoint's activations (JSON), as `bsc index` wrote it", "index")
+_MADE_OR_STORED = Input("activations", "index of a hookpoint's activations, of `bsc index` or `bsc recipe`", "index")
 
 STAGES: dict[str, Stage] = {
     "model": Stage("fetch a language model and keep it as safetensors", "bsc.models.fetch:fetch_model", "ModelSpec"),
@@ -59,7 +60,21 @@ STAGES: dict[str, Stage] = {
         "ActivationsSpec",
         (_MODEL, _TOKENS),
     ),
-    "train": Stage("train one coder", "bsc.training.train:train", "CoderSpec", (_ACTIVATIONS,)),
+    "recipe": Stage(
+        "write the index of activations that are made as they are read, and not stored",
+        "bsc.activations.recipe:write_recipe",
+        "RecipeSpec",
+        (_MODEL, _TOKENS),
+        "index to write (JSON)",
+    ),
+    "cohort": Stage(
+        "train several coders on the same batches, to the state from which `bsc train` writes each",
+        "bsc.training.cohort:train_cohort",
+        "CohortSpec",
+        (_MADE_OR_STORED, Input("coders", "folder that the members' folders are in")),
+        "list of the members to write (JSON)",
+    ),
+    "train": Stage("train one coder", "bsc.training.train:train", "CoderSpec", (_MADE_OR_STORED,)),
     "baseline": Stage(
         "cross-entropy of the unspliced model", "bsc.evaluation.baseline:baseline", "EvaluationSpec", (_MODEL, _TOKENS)
     ),
@@ -99,6 +114,9 @@ STAGES: dict[str, Stage] = {
     ),
 }
 
+CHECKPOINTED = ("cohort", "train")
+"""Stages that save their state from time to time."""
+
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
@@ -118,6 +136,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--output", required=True, type=Path, metavar="PATH", help=stage.output)
         command.add_argument("--log", type=Path, metavar="PATH", help="file that gets what is reported, beside the terminal")
         if name == "train":
+            command.add_argument("--digest", metavar="HEX", help="what the workflow knows the coder by; kept in its manifest")
+        if name in CHECKPOINTED:
             command.add_argument(
                 "--checkpoint-seconds",
                 type=float,
@@ -192,9 +212,11 @@ def _run_stage(arguments: argparse.Namespace) -> None:
         spec = getattr(bsc.stages, stage.spec).model_validate_json(arguments.spec)
     except ValidationError as error:
         raise UserError(f"not a {stage.spec}: {error}", where="--spec", fix="copy the rule's shell line whole") from error
-    inputs = {item.parameter or item.flag: getattr(arguments, item.flag) for item in stage.inputs}
-    if arguments.stage == "train":
+    inputs: dict[str, Any] = {item.parameter or item.flag: getattr(arguments, item.flag) for item in stage.inputs}
+    if arguments.stage in CHECKPOINTED:
         inputs["checkpoint_seconds"] = arguments.checkpoint_seconds
+    if arguments.stage == "train":
+        inputs["digest"] = arguments.digest
     _load(stage.code)(spec, **inputs, output=arguments.output)
 
 

@@ -17,6 +17,9 @@ MODEL = "models/{model}"
 TOKENS = "tokens/{model}"
 SHARD = "activations/{model}/{split}/shard{shard}/{hookpoint}.safetensors"
 INDEX = "activations/{model}/{split}/{hookpoint}.json"
+SOURCE = "activations/{model}/{split}/{hookpoint}.source.json"
+"""The index of what a cohort reads; INDEX, the same, appears when the cohorts that read it are trained."""
+COHORT = "cohorts/{model}/{hookpoint}/seed{seed}-{part}.json"
 CODERS = f"coders/{CODER}"
 BASELINE = "evaluation/{model}/baseline"
 REFERENCES = "evaluation/{model}/{hookpoint}/references"
@@ -44,6 +47,7 @@ CONSTRAINTS = {
     "seed": r"\d+",
     "split": _any(SPLITS),
     "shard": r"\d+",
+    "part": r"\d+",
     "variant": _any(VARIANTS),
 }
 
