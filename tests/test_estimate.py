@@ -89,6 +89,40 @@ def test_every_job_of_the_plan_is_counted(name: str) -> None:
     }
 
 
+@pytest.mark.parametrize("mode", ["store", "stream"])
+@pytest.mark.parametrize("cohort", [1, 2, 100])
+def test_jobs_where_activations_are_streamed_and_coders_trained_together(mode: str, cohort: int, tmp_path: Path) -> None:
+    config = changed(tmp_path, "smoke", cohort=cohort, activations={"shard_tokens": 4096, "mode": mode})
+    counts = Counter(job.rule for job in Jobs(config, GPU).all)
+    together, streamed = cohort > 1, mode == "stream"
+    assert counts["activations"] == (2 if streamed else 4)
+    assert counts["index"] == (2 if streamed or together else 4)
+    assert counts["source"] == (2 if together and not streamed else 0)
+    assert counts["recipe"] == (2 if streamed else 0)
+    assert counts["cohort"] == {1: 0, 2: 3, 100: 2}[cohort]
+    assert counts["trained"] == (2 if together else 0)
+    assert counts["train"] == 5
+
+
+def hours_of_training(config: Config) -> float:
+    return sum(row.seconds for row in Jobs(config, GPU).rows() if row.rule in ("cohort", "train")) / 3600
+
+
+def test_a_cohort_runs_the_model_once(tmp_path: Path) -> None:
+    """Beyond the steps, 36 coders in one job cost what one coder does: what is left is a thirty-sixth of the forward passes."""
+    stream = {"shard_tokens": 1_048_576, "batch_contexts": 32, "mode": "stream"}
+    alone = hours_of_training(changed(tmp_path, "paper", activations=stream))
+    together = hours_of_training(changed(tmp_path, "paper", activations=stream, cohort=36))
+    steps = hours_of_training(changed(tmp_path, "paper", corpus__splits__train__tokens=1_048_576, activations=stream))
+    assert (together - steps) / (alone - steps) == pytest.approx(1 / 36, rel=0.1)
+
+
+def test_auto_streams_what_the_disk_does_not_hold(tmp_path: Path) -> None:
+    auto = {"shard_tokens": 1_048_576, "mode": "auto"}
+    assert Jobs(changed(tmp_path, "paper", activations=auto, disk_gb=30_000), GPU).streamed
+    assert not Jobs(changed(tmp_path, "paper", activations=auto, disk_gb=300_000), GPU).streamed
+
+
 def test_the_paper_grid_has_the_jobs_that_snakemake_plans() -> None:
     rows = {row.rule: row.jobs for row in Jobs(shipped("paper"), GPU).rows()}
     assert rows["train"] == 432
