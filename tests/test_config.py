@@ -75,6 +75,8 @@ FAULTS = [
     ({"corpus__splits__evaluation__tokens": 64}, "corpus.splits.evaluation", "evaluation.sequences"),
     ({"corpus__splits__interpretation__tokens": 512}, "corpus.splits.interpretation", "windows"),
     ({"autointerp__window": 31}, "autointerp.window", "does not divide"),
+    ({"activations__mode": "streamed"}, "activations.mode", "'stream'"),
+    ({"cohort": 0}, "cohort", "greater than or equal to 1"),
     ({"activations__shard_tokens": 100}, "activations.shard_tokens", "no multiple"),
     ({"training__warmup_steps": 1000}, "training.warmup_steps", "no more than the warm-up"),
     ({"tune": {"rates": [0.1], "tokens": 10_240}}, "tune.rates", "at least 2"),
