@@ -1,0 +1,52 @@
+"""The GPU's kernels without a GPU: their tests under Triton's interpreter, and compiled for the GPUs that they are meant for.
+
+Each in a process of its own, for Triton decides when it is imported whether to interpret, for good.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bsc.coders import kernels
+
+HERE = Path(__file__).parent
+
+
+def run(*command, **environment):
+    done = subprocess.run([sys.executable, *command], env={**os.environ, **environment}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
+    return done.stdout
+
+
+@pytest.fixture(autouse=True)
+def _triton():
+    pytest.importorskip("triton", reason="there is no triton for this system")
+
+
+def test_kernels_under_the_interpreter():
+    tests = sorted(str(path) for path in HERE.glob("test_gpu_*.py"))
+    out = run("-m", "pytest", "-p", "no:cacheprovider", *tests, TRITON_INTERPRET="1")
+    assert " passed" in out
+    assert "skipped" not in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", ["80", "90"])
+def test_kernels_compile_without_atomics_and_without_spilling(tmp_path, capability):
+    """At the sizes of the paper's coders and of wider ones, for A100 and H100."""
+    out = run(str(HERE / "compile_gpu_kernels.py"), capability, TRITON_INTERPRET="0", TRITON_CACHE_DIR=str(tmp_path))
+    compiled = {name: (int(atomics), int(spilled)) for name, atomics, spilled in map(str.split, out.splitlines())}
+    assert len(compiled) == 15
+    assert not any(atomics for atomics, _ in compiled.values()), compiled
+    assert all(spilled <= 64 for _, spilled in compiled.values()), compiled
+    assert sum(spilled > 0 for _, spilled in compiled.values()) <= 1, "AuxK's selection only"
+
+
+def test_this_session_is_not_interpreted_and_the_cpu_keeps_its_kernels():
+    import torch
+
+    assert kernels.gpu.DEVICE == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
+    assert not kernels.gpu.serves(torch.zeros(1)) or os.environ.get("TRITON_INTERPRET") == "1"
