@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo smoke test quick lint setup help clean
+.PHONY: demo test quick lint bench setup help clean
 
 demo: $(READY) ## set up, and build every figure and table of config/config.yaml
 	snakemake -c$(CORES)
@@ -25,6 +25,13 @@ lint: $(READY) ## style, types and the workflow's own linters
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
+
+bench: $(READY) ## measure training steps, the loop and extraction (after demo)
+	$(BIN)/python benchmarks/coders.py
+	$(BIN)/python benchmarks/coders.py --memory
+	$(BIN)/python benchmarks/coders.py --latents 4608
+	$(BIN)/python benchmarks/loop.py
+	$(BIN)/python benchmarks/extraction.py
 
 setup: $(READY) ## create .venv with the pinned lock and the package
 

@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
 
+from bsc.device import keep_freed_memory
 from bsc.errors import UserError
 
 CHECKPOINT_VARIABLE = "BSC_CHECKPOINT_SECONDS"
@@ -262,5 +263,6 @@ def _run(chosen: argparse.Namespace) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns 0, or 1 after printing an error that the user can mend."""
     chosen = parser().parse_args(arguments)
+    keep_freed_memory()
     with _logged(chosen.log):
         return _run(chosen)

@@ -170,13 +170,24 @@ def describe(path: Path) -> dict[str, Any]:
 
 def check(path: Path, recorded: Mapping[str, Any]) -> None:
     """Raise CorruptFile unless the file has the size and the SHA-256 that `recorded` says."""
-    fix = f"delete {path} and run again: it is made anew"
+    check_size(path, recorded)
+    check_contents(path, recorded)
+
+
+def check_size(path: Path, recorded: Mapping[str, Any]) -> None:
+    """Raise CorruptFile unless the file is there and has the size that `recorded` says."""
     if not path.exists():
         raise CorruptFile("the file is missing", where=str(path), fix="run again: it is made anew")
     if path.stat().st_size != recorded["bytes"]:
-        raise CorruptFile(f"{path.stat().st_size} bytes where {recorded['bytes']} were written", where=str(path), fix=fix)
+        what = f"{path.stat().st_size} bytes where {recorded['bytes']} were written"
+        raise CorruptFile(what, where=str(path), fix=f"delete {path} and run again: it is made anew")
+
+
+def check_contents(path: Path, recorded: Mapping[str, Any]) -> None:
+    """Raise CorruptFile unless the file has the SHA-256 that `recorded` says."""
     if sha256(path) != recorded["sha256"]:
-        raise CorruptFile("its bytes are not those that were written (SHA-256 differs)", where=str(path), fix=fix)
+        what = "its bytes are not those that were written (SHA-256 differs)"
+        raise CorruptFile(what, where=str(path), fix=f"delete {path} and run again: it is made anew")
 
 
 def write_manifest(folder: Path, files: list[str], facts: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ The model is cut off after the last hooked layer and has no vocabulary head. All
 of (context, position); leaving position 0 out is left to the readers (bsc.activations.store).
 """
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -70,19 +71,29 @@ def _identity(spec: ActivationsSpec, model: Path, tokens: Path) -> dict[str, Any
 def _fill(
     writer: ShardWriter, decoder: PreTrainedModel, contexts: Int[Tensor, "contexts length"], spec: ActivationsSpec
 ) -> None:
-    """Run the contexts that are not written yet through the model, in batches that start where they always start."""
+    """Run the contexts that are not written yet through the model, in batches that start where they always start.
+
+    A batch is written while the next one is computed.
+    """
     length = contexts.shape[1]
     label = f"activations, {spec.split}, contexts from {spec.first}"
+    written: Future[None] | None = None
     with (
         Progress(label, contexts.numel(), "tokens", done=writer.rows_done) as progress,
         capture(decoder, spec.hookpoints) as captured,
+        ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer") as pool,
         torch.inference_mode(),
     ):
         for first in range(writer.rows_done // length, len(contexts), spec.batch_contexts):
             batch = contexts[first : first + spec.batch_contexts].long().to(device())
             decoder(input_ids=batch, use_cache=False)
-            writer.append({hookpoint: (_rows(x), _rows(y)) for hookpoint, (x, y) in captured.items()})
+            rows = {hookpoint: (_rows(x), _rows(y)) for hookpoint, (x, y) in captured.items()}
+            if written is not None:
+                written.result()
+            written = pool.submit(writer.append, rows)
             progress.advance(batch.numel())
+        if written is not None:
+            written.result()
 
 
 def _rows(activations: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 from bsc.activations.store import ActivationStore
 from bsc.coders.binarisers.registry import REGISTRY
 from bsc.coders.load import save_coder
-from bsc.device import device, keep_freed_memory
+from bsc.device import device
 from bsc.errors import UserError
 from bsc.io import read_json
 from bsc.progress import Progress, job_label
@@ -36,7 +36,6 @@ def train(spec: CoderSpec, index: Path, output: Path, *, checkpoint_seconds: flo
     Raises UserError when the activations do not fit the spec, when training diverges (its state is then in
     diverged.safetensors and diverged.json), or when the disk is full; CorruptFile for a damaged shard.
     """
-    keep_freed_memory()
     store = ActivationStore.open(index)
     _check(spec, store, index)
     _tidy(output)

@@ -81,8 +81,23 @@ def truncate(path):
 def test_a_damaged_shard_is_refused_by_name(index, damage):
     damage(index.parent / "shard1" / "layers.1.mlp.safetensors")
     with pytest.raises(CorruptFile, match=r"shard1") as caught:
-        ActivationStore.open(index)
+        _ = ActivationStore.open(index).shards[1].input
     assert "shard1/layers.1.mlp.safetensors" in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", [truncate, Path.unlink])
+def test_a_shard_that_is_short_or_missing_is_refused_before_anything_is_read(index, damage):
+    damage(index.parent / "shard1" / "layers.1.mlp.safetensors")
+    with pytest.raises(CorruptFile, match=r"shard1"):
+        ActivationStore.open(index)
+
+
+def test_a_flipped_byte_is_found_where_it_is_read_and_not_before(index, pairs):
+    flip(index.parent / "shard1" / "layers.1.mlp.safetensors")
+    store = ActivationStore.open(index)
+    assert torch.equal(store.shards[0].input, pairs[0][0])
+    with pytest.raises(CorruptFile, match="SHA-256"):
+        _ = store.shards[1].output
 
 
 def test_a_truncated_shard_is_refused_even_unverified(index):

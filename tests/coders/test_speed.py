@@ -1,0 +1,71 @@
+"""What the compiled kernels are for, as ratios of medians in one run: seconds depend on the machine, these hardly."""
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from bsc.coders import kernels
+from bsc.coders.select import top_k
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def medians():
+    """The benchmarks' own way to time."""
+    spec = importlib.util.spec_from_file_location("machine", BENCHMARKS / "machine.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    torch.set_num_threads(1)
+    return module.medians
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    p = torch.randn(512, 18_432, generator=generator)
+    x, rows = torch.randn(512, 576, generator=generator), torch.randn(18_432, 576, generator=generator)
+    return p, x, rows, top_k(p, 32), torch.rand(512, 32, generator=generator)
+
+
+def test_selection_takes_a_fraction_of_torchs(medians, batch):
+    p, *_ = batch
+    taken = medians({"ours": lambda: top_k(p, 32), "torch": lambda: p.topk(32)}, 7)
+    assert taken["ours"] < 0.8 * taken["torch"], taken
+
+
+def test_gradients_take_a_fraction_of_gathering_and_adding(medians, batch):
+    _, x, rows, indices, values = batch
+
+    def gathered():
+        (x.unsqueeze(1) * rows[indices]).sum(2)
+
+    def added():
+        total = torch.zeros_like(rows)
+        total.index_add_(0, indices.flatten(), (values.unsqueeze(2) * x.unsqueeze(1)).flatten(0, 1))
+
+    cases = {
+        "values": lambda: kernels.value_gradient(indices, x, rows),
+        "gathered": gathered,
+        "rows": lambda: kernels.row_gradient(indices, values, x, len(rows)),
+        "added": added,
+    }
+    taken = medians(cases, 7)
+    assert taken["values"] < 0.5 * taken["gathered"], taken
+    assert taken["rows"] < 0.8 * taken["added"], taken
+
+
+@pytest.mark.parametrize(("variant", "most"), [("topk", 2.5), ("binary-topk", 2.5), ("binary-groupmax", 2.5), ("gumbel", 6.0)])
+def test_a_step_costs_a_few_of_its_products(medians, monkeypatch, variant, most):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import coders
+
+    shape = argparse.Namespace(width=576, latents=9_216, k=32, tokens=1_024)
+    cases = {**coders.products(shape), "step": coders.step(variant, shape, "float32")}
+    taken = medians(cases, 5)
+    assert taken["step"] < most * taken["product float32"], taken
