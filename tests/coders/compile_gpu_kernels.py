@@ -21,8 +21,8 @@ from bsc.coders.kernels.gpu import groups, products, selection, threshold
 from bsc.coders.kernels.softmax import noise_keys
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-SHAPES = ((576, 36_864, 32, 288), (2_048, 131_072, 64, 1_024))
-"""d, M, k, and the k of AuxK."""
+SHAPES = ((576, 36_864, 32, 288), (2_048, 131_072, 64, 1_024), (1, 2, 1, 2))
+"""d, M, k, and the k of AuxK; the last because Triton compiles anew for sizes of 1."""
 
 
 class Absent:
@@ -51,6 +51,8 @@ def call(width: int, latents: int, k: int, auxiliary: int, dtype: torch.dtype) -
         selection.top_k(p, k, minus)
         selection.top_k(p, auxiliary, minus)
         groups.winners(p, k, minus)
+    groups.winners(p, latents, None)
+    groups.draw(p, groups.softmax(p, latents, 1.0, None)[1], torch.zeros(p.shape))
     noisy = groups.softmax(p, k, 2.0, noise_keys(tokens, torch.Generator()))[1]
     plain = groups.softmax(p, k, 1.0, None)[1]
     groups.draw(p, plain, values)

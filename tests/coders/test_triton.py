@@ -3,6 +3,7 @@
 Each in a process of its own, for Triton decides when it is imported whether to interpret, for good.
 """
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bsc.coders import kernels
+from bsc.coders.kernels import gpu
 
 HERE = Path(__file__).parent
 
@@ -21,11 +22,10 @@ def run(*command, **environment):
     return done.stdout
 
 
-@pytest.fixture(autouse=True)
-def _triton():
-    pytest.importorskip("triton", reason="there is no triton for this system")
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="there is no triton for this system")
 
 
+@needs_triton
 def test_kernels_under_the_interpreter():
     tests = sorted(str(path) for path in HERE.glob("test_gpu_*.py"))
     out = run("-m", "pytest", "-p", "no:cacheprovider", *tests, TRITON_INTERPRET="1")
@@ -34,6 +34,7 @@ def test_kernels_under_the_interpreter():
 
 
 @pytest.mark.slow
+@needs_triton
 @pytest.mark.parametrize("capability", ["80", "90"])
 def test_kernels_compile_without_atomics_and_without_spilling(tmp_path, capability):
     """At the sizes of the paper's coders and of wider ones, for A100 and H100."""
@@ -45,8 +46,18 @@ def test_kernels_compile_without_atomics_and_without_spilling(tmp_path, capabili
     assert sum(spilled > 0 for _, spilled in compiled.values()) <= 1, "AuxK's selection only"
 
 
-def test_this_session_is_not_interpreted_and_the_cpu_keeps_its_kernels():
-    import torch
+def test_tensors_on_the_cpu_keep_the_kernels_of_the_cpu_and_triton_is_not_imported():
+    code = "import sys, torch; from bsc.coders import kernels, select; p = torch.rand(3, 9); select.top_k(p, 2);"
+    code += "kernels.softmax(p, 3, 1.0); assert not kernels.gpu.serves(p); print('triton' in sys.modules)"
+    assert run("-c", code, TRITON_INTERPRET="0").split() == ["False"]
 
-    assert kernels.gpu.DEVICE == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
-    assert not kernels.gpu.serves(torch.zeros(1)) or os.environ.get("TRITON_INTERPRET") == "1"
+
+def test_what_triton_lacks_is_said(monkeypatch, capsys):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(gpu, "DEVICE", "cuda")
+    monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(gpu.shutil, "which", lambda name: None)
+    assert not gpu._works.__wrapped__()
+    said = capsys.readouterr().err
+    assert "triton is not installed" in said
+    assert "install gcc or set CC" in said
