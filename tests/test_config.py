@@ -80,6 +80,7 @@ FAULTS = [
     ({"activations__shard_tokens": 100}, "activations.shard_tokens", "no multiple"),
     ({"training__warmup_steps": 1000}, "training.warmup_steps", "no more than the warm-up"),
     ({"tune": {"rates": [0.1], "tokens": 10_240}}, "tune.rates", "at least 2"),
+    ({"tune": {"rates": [0.1, 0.2], "tokens": 10_240}, "cohort": 2}, "cohort", "sweep first"),
     ({"tune": {"rates": [0.1, 0.10], "tokens": 10_240}}, "tune.rates", "twice"),
     ({"tune": {"rates": [0.1, 0.2], "tokens": 1_024}}, "tune.tokens", "no more than the warm-up"),
     ({"training__multi_topk": True}, "training.multi_topk", "continuous"),
