@@ -72,6 +72,10 @@ def test_the_difference_is_taken_in_float32_and_views_are_read_right(device):
     view = torch.randn(90, 7, generator=torch.Generator().manual_seed(0)).to(device).T
     assert torch.equal(selection.top_k(view, 3), selection.top_k(view.contiguous(), 3))
     assert torch.equal(groups.winners(view, 3), groups.winners(view.contiguous(), 3))
+    part = torch.randn(3, 90, generator=torch.Generator().manual_seed(1)).to(device)[:, 7:50]
+    assert torch.equal(selection.top_k(part, 5), selection.top_k(part.contiguous(), 5))
+    same = torch.zeros(2, 5000, device=device)[:, 7:4900]  # more candidates than there is room for
+    assert selection.top_k(same, 3).tolist() == [[0, 1, 2]] * 2
 
 
 @settings(max_examples=8, deadline=None)

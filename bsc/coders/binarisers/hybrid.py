@@ -6,6 +6,7 @@ from torch import Tensor
 
 from bsc.coders.binarisers.binary_topk import Thresholded
 from bsc.coders.binarisers.straight_through import straight_through
+from bsc.coders.gather import gather
 from bsc.coders.preactivations import Preactivations
 from bsc.coders.select import top_k
 
@@ -65,7 +66,7 @@ class Hybrid(Thresholded):
         self, pre: Preactivations, indices: Int[Tensor, "tokens selected"], *, always: bool
     ) -> Float[Tensor, "tokens selected"]:
         p = pre.at(indices)
-        margin = p - self.thresholds().index_select(0, indices.flatten()).view(indices.shape)
+        margin = p - gather(self.thresholds(), indices)
         fires = torch.ones_like(margin) if always else (margin > 0).to(margin.dtype)
         binary = straight_through(margin, fires, self.ste, self.temperature)
         return torch.where(indices < self.binary, binary, torch.relu(p))

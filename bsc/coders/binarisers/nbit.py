@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from bsc.coders.binarisers.base import Binariser
+from bsc.coders.gather import gather
 from bsc.coders.preactivations import Preactivations
 from bsc.coders.select import top_k
 
@@ -43,7 +44,7 @@ class NBit(Binariser):
 
     def values(self, pre: Preactivations, indices: Int[Tensor, "tokens selected"]) -> Float[Tensor, "tokens selected"]:
         """Whole multiples of the step size on S, from 0 to Q of them."""
-        step = self.log_step.index_select(0, indices.flatten()).view(indices.shape).exp()
+        step = gather(self.log_step, indices).exp()
         quantised: Tensor = _Quantised.apply(pre.at(indices), step, self.levels)  # type: ignore[no-untyped-call]
         return quantised
 

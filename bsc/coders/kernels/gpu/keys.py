@@ -12,9 +12,9 @@ def sortable(values):
 
 
 @triton.jit
-def differences(p, minus, token, column, latents, inside):
-    """Keys of `p - minus` of a token at some columns, 0 where not inside."""
-    values = tl.load(p + token * latents + column, mask=inside, other=0.0).to(tl.float32)
+def differences(p, minus, token, column, stride, inside):
+    """Keys of `p - minus` of a token at some columns, 0 where not inside. stride: from one token's row of p to the next."""
+    values = tl.load(p + token * stride + column, mask=inside, other=0.0).to(tl.float32)
     if minus is not None:
         values -= tl.load(minus + column, mask=inside, other=0.0)
     return tl.where(inside, sortable(values), 0)

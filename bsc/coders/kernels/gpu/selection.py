@@ -43,16 +43,17 @@ def top_k(
     """The indices of the k >= 1 largest of each row of `p - minus`, ascending; of equal values the lowest indices win."""
     tokens, latents = p.shape
     room, size, blocks = _sizes(latents, k)
-    p, minus = p.contiguous(), None if minus is None else minus.contiguous()
+    p, minus = p if p.stride(1) == 1 else p.contiguous(), None if minus is None else minus.contiguous()
+    stride = p.stride(0)
     maxima = torch.empty(tokens, blocks, dtype=torch.int32, device=p.device)
     shortlist = torch.empty(tokens, room, dtype=torch.int32, device=p.device)
     length = torch.empty(tokens, dtype=torch.int32, device=p.device)
     selected = torch.empty(tokens, k, dtype=torch.int64, device=p.device)
     grid = (tokens, triton.cdiv(blocks, _BLOCKS_A_PROGRAM))
-    _block_maxima[grid](p, minus, maxima, latents, blocks, SIZE=size, BLOCKS=_BLOCKS_A_PROGRAM)
+    _block_maxima[grid](p, minus, maxima, latents, stride, blocks, SIZE=size, BLOCKS=_BLOCKS_A_PROGRAM)
     tile = triton.next_power_of_2(blocks)
     _shortlist[(tokens,)](maxima, shortlist, length, k, blocks, room, BLOCKS=tile, num_warps=_warps(tile))
-    row, among = (p, minus, length, room, selected, k, latents), room * size
+    row, among = (p, minus, length, room, selected, k, latents, stride), room * size
     _select[(tokens,)](*row, shortlist, SIZE=size, KEYS=among, num_warps=_warps(among))
     _select_of_all[(tokens,)](*row, PIECE=_PIECE, num_warps=_warps(_PIECE))
     return selected
@@ -64,11 +65,11 @@ def _warps(keys: int) -> int:
 
 
 @triton.jit
-def _block_maxima(p, minus, maxima, latents, blocks, SIZE: tl.constexpr, BLOCKS: tl.constexpr):
+def _block_maxima(p, minus, maxima, latents, stride, blocks, SIZE: tl.constexpr, BLOCKS: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1) * BLOCKS + tl.arange(0, BLOCKS)
     column = block[:, None] * SIZE + tl.arange(0, SIZE)[None, :]
-    largest = tl.max(differences(p, minus, token, column, latents, column < latents), axis=1)
+    largest = tl.max(differences(p, minus, token, column, stride, column < latents), axis=1)
     tl.store(maxima + token * blocks + block, largest.to(tl.int32, bitcast=True), mask=block < blocks)
 
 
@@ -85,7 +86,7 @@ def _shortlist(maxima, shortlist, length, k, blocks, room, BLOCKS: tl.constexpr)
 
 
 @triton.jit
-def _select(p, minus, length, room, selected, k, latents, shortlist, SIZE: tl.constexpr, KEYS: tl.constexpr):
+def _select(p, minus, length, room, selected, k, latents, stride, shortlist, SIZE: tl.constexpr, KEYS: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     listed = tl.load(length + token)
     if listed <= room:
@@ -93,43 +94,43 @@ def _select(p, minus, length, room, selected, k, latents, shortlist, SIZE: tl.co
         there = place // SIZE < listed
         column = tl.load(shortlist + token * room + place // SIZE, mask=there, other=0) * SIZE + place % SIZE
         inside = there & (column < latents)
-        keys = differences(p, minus, token, column, latents, inside)
+        keys = differences(p, minus, token, column, stride, inside)
         bound = kth_largest(keys, k, BITS=32)
         wanted = k - tl.sum((keys > bound).to(tl.int32), axis=0)
         _store(keys, column, inside, bound, wanted, selected + token * k)
 
 
 @triton.jit
-def _select_of_all(p, minus, length, room, selected, k, latents, PIECE: tl.constexpr):
+def _select_of_all(p, minus, length, room, selected, k, latents, stride, PIECE: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     if tl.load(length + token) > room:
         bound = tl.full((), 0, tl.uint32)
         bit = tl.full((), 0x80000000, tl.uint32)
         for _ in range(32):
             trial = bound | bit
-            above, ties = _count(p, minus, token, latents, trial, PIECE)
+            above, ties = _count(p, minus, token, latents, stride, trial, PIECE)
             bound = tl.where(above + ties >= k, trial, bound)
             bit = bit >> 1
-        above, ties = _count(p, minus, token, latents, bound, PIECE)
+        above, ties = _count(p, minus, token, latents, stride, bound, PIECE)
         wanted = k - above
         stored = 0
         for start in range(0, latents, PIECE):
             column = start + tl.arange(0, PIECE)
             inside = column < latents
-            keys = differences(p, minus, token, column, latents, inside)
+            keys = differences(p, minus, token, column, stride, inside)
             chosen, ties = _store(keys, column, inside, bound, wanted, selected + token * k + stored)
             stored += chosen
             wanted -= ties
 
 
 @triton.jit
-def _count(p, minus, token, latents, bound, PIECE: tl.constexpr):
+def _count(p, minus, token, latents, stride, bound, PIECE: tl.constexpr):
     """How many keys of a row are above `bound`, and how many equal it."""
     above, ties = 0, 0
     for start in range(0, latents, PIECE):
         column = start + tl.arange(0, PIECE)
         inside = column < latents
-        keys = differences(p, minus, token, column, latents, inside)
+        keys = differences(p, minus, token, column, stride, inside)
         above += tl.sum((keys > bound).to(tl.int32), axis=0)
         ties += tl.sum((inside & (keys == bound)).to(tl.int32), axis=0)
     return above, ties
