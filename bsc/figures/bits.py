@@ -49,9 +49,7 @@ def _table(spec: FigureSpec, results: Path) -> tuple[pd.DataFrame, str]:
     scorer = next(name for name in PREFERRED if (found["scorer"] == name).any())
     own = found[(found["scorer"] == scorer) & (found["variant"] == "trained") & (found["control"] == "none")]
     table = evaluations(spec, results).merge(own, on=KEYS, validate="1:1")
-    bits = pd.DataFrame(
-        {**vars(coder), "bits": _bits(coder.at(paths.CODERS), coder.binariser, results)} for coder in coders_of(spec.coders)
-    )
+    bits = pd.DataFrame({**vars(coder), "bits": _bits(coder, results)} for coder in coders_of(spec.coders))
     return table.merge(bits, on=KEYS, validate="1:1"), scorer
 
 
