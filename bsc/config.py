@@ -533,7 +533,10 @@ def _faults_of_amounts(config: Config) -> Iterator[Fault]:
                 f"a trial has {steps} steps in all (`tokens` / `training.batch_tokens`), no more than the warm-up",
             )
         if config.cohort > 1:
-            yield ("cohort",), "coders of a cohort have rates of their own: sweep first, then give the binarisers the rates chosen"
+            yield (
+                ("cohort",),
+                "coders of a cohort have rates of their own: sweep first, then give the binarisers the rates chosen",
+            )
     held = splits.evaluation.contexts
     if config.evaluation.sequences > held:
         yield (

@@ -7,7 +7,7 @@ as many as training shuffles together; that buffer is a function of the seed and
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -31,7 +31,7 @@ Pair = tuple[BFloat16[Tensor, "rows d"], BFloat16[Tensor, "rows d"]]
 class ComputedShard(Shard):
     """A shard that is computed when it is read, and again when the buffer has dropped it."""
 
-    source: "Forward"
+    source: "Forward" = field(kw_only=True)
 
     @property
     def input(self) -> BFloat16[Tensor, "rows d"]:
@@ -108,5 +108,5 @@ def open_activations(index: Path, *, kept_bytes: int, between: Callable[[], None
     source = Forward(spec, folders["model"], folders["tokens"], kept_bytes // (2 * 2 * width), between)
     rows, context = spec.contexts * source.context, source.context
     held = spec.shard_contexts * context
-    shards = tuple(ComputedShard(index, first, min(held, rows - first), source) for first in range(0, rows, held))
+    shards = tuple(ComputedShard(index, first, min(held, rows - first), source=source) for first in range(0, rows, held))
     return ActivationStore(spec.hookpoint, rows, source.width, context, shards)

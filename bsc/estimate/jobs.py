@@ -169,9 +169,9 @@ class Jobs:
 
     def _trial(self, coder: CoderId, spec: CoderSpec) -> Job:
         """A training, and its coder applied to the held-out rows."""
-        trained, rows = self._train(coder, spec), self.plan.rows("interpretation")
+        trained, rows = self._together("trial", [coder], [spec]), self.plan.rows("interpretation")
         judged = self.machine.seconds(*self._applied(spec, rows)) + self._store_bytes(coder.model, "interpretation") / READ
-        return replace(trained, rule="trial", seconds=trained.seconds + judged)
+        return replace(trained, seconds=trained.seconds + judged)
 
     def _coders(self) -> Iterator[Job]:
         yield from self._trained()
@@ -189,21 +189,21 @@ class Jobs:
         """Training: a job a coder, or a job a cohort and then one a coder, which reads a checkpoint and writes the coder."""
         if not self.in_cohorts:
             for coder in self.config.coder_ids:
-                yield self._together("train", [coder])
+                yield self._together("train", [coder], [self.spec(coder)])
             return
         for coders in self.plan.cohorts.values():
-            yield self._together("cohort", coders)
+            yield self._together("cohort", coders, [self.spec(coder) for coder in coders])
         for coder in self.config.coder_ids:
             held = held_memory(self.spec(coder))
             yield self._job("train", 2 * held / READ, 0, held)
 
-    def _together(self, rule: str, coders: list[CoderId]) -> Job:
+    def _together(self, rule: str, coders: list[CoderId], specs: list[CoderSpec]) -> Job:
         """Steps of coders that read the same batches, and beside them their activations.
 
         Stored, every shard is checked first, and then read, unless the store stays in memory. Streamed, the model runs in turn
         with the steps.
         """
-        specs, one = [self.spec(coder) for coder in coders], coders[0]
+        one = coders[0]
         sides = 1 if all(spec.architecture == "sae" for spec in specs) else 2
         row = BFLOAT16 * specs[0].width
         rows = min(self.plan.rows("train"), max(self.config.activations.shard_tokens, WINDOW_BYTES // (2 * row)))
