@@ -485,7 +485,9 @@ class Plan:
         evaluation = self._evaluation_spec(coder.model, [coder.hookpoint]).model_copy(update={"sequences": wanted.sequences})
         spec = AblationSpec(evaluation=evaluation, bins=wanted.bins, scorer=wanted.scorer)
         modules = ("bsc.evaluation.ablation", REGISTRY[coder.binariser].module)
-        return _stage(spec, modules, self.tokens(coder.model), self.scores(coder, "trained"))
+        return _stage(
+            spec, modules, self.tokens(coder.model), self.scores(coder, "trained", self.figure_explainers("fig18")[0])
+        )
 
     def labelled(self, name: str) -> Stage:
         """A model's activations of labelled documents. Raises ValueError when the config asks for no probing."""

@@ -168,5 +168,5 @@ def _notes(evidence: Evidence, quantity: Quantity, cells: list[Pair], sides: lis
 
 
 def _unscored(evidence: Evidence, by_cell: tuple[dict[int, CoderId], ...]) -> str:
-    shares = [firing_shares(evidence.results, coder)["scored"] for side in by_cell for coder in side.values()]
+    shares = [firing_shares(evidence, coder)["scored"] for side in by_cell for coder in side.values()]
     return f"{100 * (1 - float(np.mean(shares))):.0f}%"

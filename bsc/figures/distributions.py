@@ -44,7 +44,8 @@ def scored_latents(spec: FigureSpec, results: Path) -> tuple[pd.DataFrame, str]:
     """
     tables = []
     for coder in coders_of(spec.coders):
-        table = read_parquet(results / coder.at(paths.SCORES, variant="trained") / "scores.parquet")
+        scored = paths.interpreted(paths.SCORES, spec.explainers[0])
+        table = read_parquet(results / coder.at(scored, variant="trained") / "scores.parquet")
         counts = read_parquet(results / coder.at(paths.LATENTS, variant="trained") / "counts.parquet").set_index("latent")
         wrong, right = (table[f"false_{side}"] for side in ("positive", "negative")), ("negative", "positive")
         of_silent, of_firing = (part / (part + table[f"true_{name}"]) for part, name in zip(wrong, right, strict=True))

@@ -112,7 +112,8 @@ def _surge_firings(evidence: Evidence, coder: CoderId) -> Sums:
 
 
 def _scored(evidence: Evidence, coder: CoderId, scorer: str) -> pd.DataFrame:
-    table = evidence.table(paths.SCORES, "scores.parquet", coder, variant="trained")
+    pattern = paths.interpreted(paths.SCORES, evidence.spec.explainers[0])
+    table = evidence.table(pattern, "scores.parquet", coder, variant="trained")
     return table[(table["scorer"] == scorer) & (table["control"] == "none")]
 
 
@@ -133,7 +134,7 @@ def _weighted(scorer: str) -> list[Quantity]:
 
     def at(f1: float) -> Callable[[Evidence, CoderId], tuple[float, float]]:
         def constant(evidence: Evidence, coder: CoderId) -> tuple[float, float]:
-            dense = dense_share(evidence.results, coder)
+            dense = dense_share(evidence, coder)
             return f1 * dense, 1 - dense
 
         return constant
@@ -146,14 +147,17 @@ def _weighted(scorer: str) -> list[Quantity]:
     ]
 
 
-def firing_shares(results: Path, coder: CoderId) -> dict[str, float]:
+def firing_shares(evidence: Evidence, coder: CoderId) -> dict[str, float]:
     """The share of all firings of a coder's latents of each status: scored, too_rare, too_dense, not_sampled."""
-    found: dict[str, float] = read_json(results / coder.at(paths.SCORES, variant="trained") / "summary.json")["firing_shares"]
+    pattern = paths.interpreted(paths.SCORES, evidence.spec.explainers[0])
+    found: dict[str, float] = read_json(evidence.results / coder.at(pattern, variant="trained") / "summary.json")[
+        "firing_shares"
+    ]
     return found
 
 
-def dense_share(results: Path, coder: CoderId) -> float:
+def dense_share(evidence: Evidence, coder: CoderId) -> float:
     """The too-dense latents' share of the firings of all latents but the too rare ones, as in `dense_band`."""
-    shares = firing_shares(results, coder)
+    shares = firing_shares(evidence, coder)
     rest = shares["scored"] + shares["not_sampled"] + shares["too_dense"]
     return shares["too_dense"] / rest if rest else 0.0

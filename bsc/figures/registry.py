@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bsc.coders.binarisers.registry import REGISTRY
+from bsc.coders.binarisers.registry import REGISTRY, kind_of
 from bsc.paths import CoderId
 
 CONTINUOUS = ("topk", "groupmax")
@@ -82,6 +82,12 @@ def first_at_one_k(coders: Sequence[CoderId]) -> list[CoderId]:
     return list(firsts.values())
 
 
+def by_bits(coders: Sequence[CoderId]) -> list[CoderId]:
+    """At the k that most kinds of coder have: the n-bit coders, and `topk` and `binary-topk`, which are their ends."""
+    shown = [coder for coder in at_one_k(coders) if kind_of(coder.binariser) in ("nbit", "topk", "binary-topk")]
+    return shown if any(kind_of(coder.binariser) == "nbit" for coder in shown) else []
+
+
 def of_several_models(coders: Sequence[CoderId]) -> list[CoderId]:
     """Everything, if there are coders of more than one model."""
     return list(coders) if len({coder.model for coder in coders}) > 1 else []
@@ -109,11 +115,10 @@ def cell(coder: CoderId) -> tuple[str, str, str, int]:
 
 
 def compared(coders: Sequence[CoderId]) -> list[CoderId]:
-    """The coders of the cells that have both a binary and a continuous one."""
-    kinds: dict[object, set[bool]] = {}
-    for coder in coders:
-        kinds.setdefault(cell(coder), set()).add(REGISTRY[coder.binariser].continuous)
-    return [coder for coder in coders if len(kinds[cell(coder)]) == 2]
+    """The coders of the cells that have both a binary and a wholly continuous one."""
+    binary = {cell(coder) for coder in coders if not REGISTRY[coder.binariser].continuous}
+    continuous = {cell(coder) for coder in coders if coder.binariser in CONTINUOUS}
+    return [coder for coder in coders if cell(coder) in binary & continuous]
 
 
 def _first(coders: Sequence[CoderId], order: tuple[str, ...]) -> list[CoderId]:
@@ -147,6 +152,7 @@ FIGURES: dict[str, Figure] = {
     "fig19": Figure("bsc.figures.compared", ("evaluation", "scores"), at_one_k),
     "fig20": Figure("bsc.figures.training", ("evaluation", "training"), of_several_models, shows="coders of a second model"),
     "fig21": Figure("bsc.figures.probing", ("probing",), first_at_one_k, block="probing"),
+    "fig22": Figure("bsc.figures.bits", ("evaluation", "scores", "training"), by_bits, shows="an `nbit` coder at the common k"),
     "runtime": Figure("bsc.figures.runtime", ("training",), everything),
     "score-distribution": Figure("bsc.figures.distributions", ("scores", "latents"), at_one_k),
     "seeds": Figure("bsc.figures.compared", ("evaluation", "scores"), of_several_seeds, shows="a second seed of a coder"),

@@ -29,11 +29,11 @@ _MEASURES: dict[str, Measure] = {"auroc": auroc, "balanced_accuracy": balanced_a
 
 
 class _Task(NamedTuple):
-    """One set of features and how many of them a probe reads; count None: all."""
+    """One set of features and how many of them a probe reads; best None: all."""
 
     source: str
     pooling: str
-    count: int | None
+    best: int | None
 
 
 def probe(spec: ProbeSpec, labelled: Path, coder: Path, output: Path) -> None:
@@ -94,11 +94,11 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     names = sorted(labels.unique())
     truths = {name: (labels == name).to_numpy() for name in (names[1:] if len(names) == 2 else names)}
-    probes = {name: fit(features, positive, train, task.count) for name, positive in truths.items()}
+    probes = {name: fit(features, positive, train, task.best) for name, positive in truths.items()}
     held = {name: positive[~train] for name, positive in truths.items()}
-    facts = {"source": task.source, "pooling": task.pooling, "count": task.count or 0}
+    facts = {"source": task.source, "pooling": task.pooling, "count": task.best or 0}
     for name, one in probes.items():
-        read = one.features.tolist() if task.count else []
+        read = one.features.tolist() if task.best else []
         yield {**facts, "label": name, **_measured({name: one}, held, spec), "features": read}
     yield {**facts, "label": MEAN, **_measured(probes, held, spec), "features": []}
 
@@ -117,7 +117,7 @@ def _mean_of(
     measure: Measure, probes: dict[str, Probe], held: dict[str, Bool[np.ndarray, " test"]]
 ) -> Callable[[Counts], Float[np.ndarray, " r"]]:
     def statistic(counts: Counts) -> Float[np.ndarray, " r"]:
-        return np.mean([measure(one.scores, held[name], counts) for name, one in probes.items()], axis=0)
+        return np.asarray(np.mean([measure(one.scores, held[name], counts) for name, one in probes.items()], axis=0))
 
     return statistic
 

@@ -143,7 +143,7 @@ def sequences_of(coder: CoderId) -> pd.DataFrame:
 
     Without the noise, cross-entropy and FVU are those of `metrics_of`.
     """
-    own = np.random.default_rng([coder.k, coder.seed, list(REGISTRY).index(coder.binariser)])
+    own = np.random.default_rng([coder.k, coder.seed, list(REGISTRY).index(kind_of(coder.binariser))])
     hard, rise = baseline_sequences()["ce"].to_numpy(), metrics_of(coder)["ce"] - 2.9
     deviation = 1_000.0 * hard
     return pd.DataFrame(
@@ -164,7 +164,7 @@ def baseline_sequences() -> pd.DataFrame:
 
 def latent_scores_of(coder: CoderId, scored: int = 150) -> pd.DataFrame:
     """What `bsc score` writes of each scored latent: binary coders' F1 are 0.1 higher, but fall with the firing rate."""
-    own = np.random.default_rng([7, coder.k, coder.seed, list(REGISTRY).index(coder.binariser)])
+    own = np.random.default_rng([7, coder.k, coder.seed, list(REGISTRY).index(kind_of(coder.binariser))])
     counts = counts_of(coder)
     latents = counts[counts["firings"] > 200]["latent"].to_numpy()[:scored]
     firings, binary = counts["firings"].to_numpy()[latents], not REGISTRY[coder.binariser].continuous
@@ -191,7 +191,7 @@ def latent_scores_of(coder: CoderId, scored: int = 150) -> pd.DataFrame:
 def log_of(coder: CoderId, steps: int = 150) -> pd.DataFrame:
     """A training log: FVU falls to what the coder ends with; the steps of larger k take longer."""
     step = np.arange(1, steps + 1)
-    fvu = 0.2 + 0.03 * list(REGISTRY).index(coder.binariser) + np.exp(-step / 20)
+    fvu = 0.2 + 0.03 * list(REGISTRY).index(kind_of(coder.binariser)) + np.exp(-step / 20)
     rates = {"tokens_per_second": 1e6 / (50 + coder.k), "learning_rate": 1e-3, "dead_fraction": np.minimum(step / 1000, 0.1)}
     return pd.DataFrame({"step": step, "tokens": 1024 * step, "fvu": fvu, **rates})
 
@@ -211,7 +211,8 @@ def write_results(
         write_parquet(results / coder.at(paths.EVALUATION) / "latents.parquet", counts_of(coder))
         write_parquet(results / coder.at(paths.BASELINE) / "sequences.parquet", baseline_sequences())
         write_parquet(results / coder.at(paths.CODERS) / "log.parquet", log_of(coder))
-        trained = {"latents": LATENTS, "batch_tokens": 1024, "dead_after_tokens": 100_000}
+        options = {"bits": int(coder.binariser.partition(".b")[2])} if kind_of(coder.binariser) == "nbit" else {}
+        trained = {"latents": LATENTS, "batch_tokens": 1024, "dead_after_tokens": 100_000, "options": options}
         write_json(results / coder.at(paths.CODERS) / "config.json", {"spec": trained})
         own = latent_scores_of(coder) if scored else latent_scores_of(coder).iloc[:0]
         write_parquet(results / coder.at(paths.SCORES, variant="trained") / "scores.parquet", own)
@@ -243,7 +244,7 @@ def write_ablation(folder: Path, coder: CoderId, *, scored: bool) -> None:
 
 def probes_of(coder: CoderId) -> pd.DataFrame:
     """Probes: five latents tell more than one, binary ones a little less, and all dimensions tell the most."""
-    rank = list(REGISTRY).index(coder.binariser)
+    rank = list(REGISTRY).index(kind_of(coder.binariser))
     rows = []
     for source in ("latents", "raw"):
         for pooling in ("max", "mean"):

@@ -11,8 +11,8 @@ from bsc.figures.draw import draw
 from bsc.figures.registry import at_one_k
 
 
-def drawn(name, coders, results, tmp_path):
-    draw(figure_spec(name, coders), results, tmp_path / name)
+def drawn(name, coders, results, tmp_path, **style):
+    draw(figure_spec(name, coders, **style), results, tmp_path / name)
     assert (tmp_path / f"{name}.pdf").stat().st_size > 1_000
     return pd.read_csv(tmp_path / f"{name}.csv")
 
@@ -119,3 +119,24 @@ def test_probing_shows_latents_beside_the_same_activations(written, tmp_path: Pa
         mine = table[(table["binariser"] == coder.binariser)].reset_index(drop=True)
         assert mine["auroc"].tolist() == pytest.approx(probes_of(coder)["auroc"].tolist(), rel=1e-7)
     assert (table["test_documents"] == 27).all()
+
+
+def test_bits_go_from_one_to_infinitely_many(written, tmp_path: Path) -> None:
+    coders = grid(binarisers=("topk", "binary-topk", "nbit.b1", "nbit.b3", "gumbel"))
+    table = drawn("fig22", coders, written(coders), tmp_path, places={"nbit.b1": 8, "nbit.b3": 9})
+    fvu = table[table["measure"] == "fvu"].set_index("binariser")
+    assert fvu["bits"].to_dict() == {"topk": np.inf, "binary-topk": 1, "nbit.b1": 1, "nbit.b3": 3}
+    assert set(table["k"]) == {32}
+    (coder,) = (coder for coder in coders if coder.binariser == "nbit.b3" and coder.k == 32)
+    assert fvu.loc["nbit.b3", "value"] == pytest.approx(metrics_of(coder)["fvu"]["value"], rel=1e-7)
+    with pytest.raises(UserError, match="an `nbit` coder"):
+        draw(figure_spec("fig22", grid()), tmp_path, tmp_path / "none")
+
+
+def test_variants_of_binarisers_are_drawn_and_judged_as_their_own(written, tmp_path: Path) -> None:
+    coders = grid(binarisers=("topk", "binary-topk", "binary-topk.capped"), seeds=(1,))
+    results = written(coders)
+    assert "binary-topk.capped" in set(drawn("fig19", coders, results, tmp_path, places={"binary-topk.capped": 3})["binariser"])
+    draw(figure_spec("comparisons", coders), results, tmp_path / "comparisons")
+    pairs = pd.read_csv(tmp_path / "comparisons.csv")[["binary_binariser", "continuous_binariser"]].drop_duplicates()
+    assert pairs.to_numpy().tolist() == [["binary-topk", "topk"], ["binary-topk.capped", "topk"]]

@@ -94,7 +94,12 @@ rule ablation:
         model=at(paths.MODEL, file="manifest.json"),
         tokens=at(paths.TOKENS, file="evaluation.safetensors"),
         coder=at(paths.CODERS, file="manifest.json"),
-        scores=lambda w: at(paths.SCORES, coder_of(w), variant="trained", file="manifest.json"),
+        scores=lambda w: at(
+            paths.interpreted(paths.SCORES, plan.figure_explainers("fig18")[0]),
+            coder_of(w),
+            variant="trained",
+            file="manifest.json",
+        ),
     output:
         [
             at(paths.ABLATION, file=file)
