@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from bsc import paths
-from bsc.coders.binarisers.registry import REGISTRY
+from bsc.coders.binarisers.registry import in_order
 from bsc.figures import style
 from bsc.figures.panels import ARCHITECTURE_NAMES, place
 from bsc.figures.results import span
@@ -39,7 +39,7 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
         scorer = points["scorer"].iloc[0]
         for axes in grid[-1]:
             axes.set_xlabel(f"mean {scorer} F1 of the bin")
-        names = [name for name in REGISTRY if name in spec.labels]
+        names = in_order(spec.labels)
         style.finish(figure, [style.handle(name, spec.labels[name], spec.style) for name in names], _note(points), spec.style)
         style.save(figure, points, output)
 
@@ -62,7 +62,7 @@ def impacts(spec: FigureSpec, results: Path) -> pd.DataFrame:
 
 def _panel(axes: Axes, here: pd.DataFrame, column: str, spec: FigureSpec) -> None:
     axes.axhline(0, color="#B0B0B0", linewidth=0.7)
-    for name in (name for name in REGISTRY if name in spec.labels):
+    for name in in_order(spec.labels):
         mine = here[here["binariser"] == name].sort_values("f1")
         errors = np.abs(np.stack([mine[column] - mine[f"{column}_low"], mine[f"{column}_high"] - mine[column]]))
         look = {**style.mark(name, spec.style).line, "markersize": 2.5, "linewidth": 0.7}

@@ -70,11 +70,10 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
 def _pairs(spec: FigureSpec) -> list[list[Pair]]:
     """For each binary binariser and the continuous one that it is compared with, the headline first, the cells with both."""
     coders = coders_of(spec.coders)
-    known = [name for name in REGISTRY if any(coder.binariser == name for coder in coders)]
     found: dict[tuple[str, str], list[Pair]] = {}
     for _, group in groupby(sorted(coders, key=lambda coder: (cell(coder), coder)), key=cell):
         here = list(group)
-        for binary in sorted((name for name in known if not REGISTRY[name].continuous), key=_rank(BINARY)):
+        for binary in BINARY:
             continuous = _counterpart(binary, {coder.binariser for coder in here})
             pair = Pair(_by_seed(here, binary), _by_seed(here, continuous))
             if pair.binary and pair.continuous:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from bsc.coders.binarisers.registry import REGISTRY
+from bsc.coders.binarisers.registry import in_order
 from bsc.errors import UserError
 from bsc.figures import style
 from bsc.figures.distributions import PREFERRED
@@ -68,7 +68,7 @@ def _draw_binarisers(table: pd.DataFrame, scorer: str, spec: FigureSpec, output:
 
 
 def _names(spec: FigureSpec) -> list[str]:
-    return [name for name in REGISTRY if name in spec.labels]
+    return in_order(spec.labels)
 
 
 def _binarisers(axes: Axes, here: pd.DataFrame, score: str, spec: FigureSpec) -> None:

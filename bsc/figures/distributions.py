@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from bsc import paths
-from bsc.coders.binarisers.registry import REGISTRY
+from bsc.coders.binarisers.registry import in_order
 from bsc.errors import UserError
 from bsc.evaluation.bootstrap import bootstrap_mean
 from bsc.evaluation.metrics import ULTRA_HIGH
@@ -67,7 +67,7 @@ def _counts(latents: pd.DataFrame) -> str:
 
 
 def _names(spec: FigureSpec) -> list[str]:
-    return [name for name in REGISTRY if name in spec.labels]
+    return in_order(spec.labels)
 
 
 def by_rate(latents: pd.DataFrame, spec: FigureSpec) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from bsc import paths
-from bsc.coders.binarisers.registry import REGISTRY
+from bsc.coders.binarisers.registry import in_order
 from bsc.figures import style
 from bsc.figures.panels import ARCHITECTURE_NAMES, place
 from bsc.figures.results import span
@@ -39,7 +39,7 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
             line[0].set_ylabel("AUROC")
         for axes in grid[-1]:
             axes.set_xlabel("latents that a probe reads")
-        handles = [style.handle(name, spec.labels[name], spec.style) for name in REGISTRY if name in spec.labels]
+        handles = [style.handle(name, spec.labels[name], spec.style) for name in in_order(spec.labels)]
         raw = [Line2D([], [], label="activations, n best", **_RAW), Line2D([], [], label="all of them", color=style.GREY)]
         style.finish(figure, [*handles, *raw], _note(points), spec.style)
         style.save(figure, points, output)
@@ -63,7 +63,7 @@ def _panel(axes: Axes, here: pd.DataFrame, spec: FigureSpec) -> None:
     axes.axhspan(whole["auroc_low"], whole["auroc_high"], color="#ECECEC", zorder=0.5, linewidth=0)
     axes.axhline(whole["auroc"], color=style.GREY, linewidth=0.8)
     lines = [(raw[raw["count"] > 0], _RAW)]
-    for name in (name for name in REGISTRY if name in spec.labels):
+    for name in in_order(spec.labels):
         mine = here[(here["binariser"] == name) & (here["source"] == "latents")]
         lines.append((mine, style.mark(name, spec.style).line))
     for place_, (line, look) in enumerate(lines):

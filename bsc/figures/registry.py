@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bsc.coders.binarisers.registry import REGISTRY
 from bsc.paths import CoderId
 
 CONTINUOUS = ("topk", "groupmax")
@@ -109,11 +108,12 @@ def cell(coder: CoderId) -> tuple[str, str, str, int]:
 
 
 def compared(coders: Sequence[CoderId]) -> list[CoderId]:
-    """The coders of the cells that have both a binary and a continuous one."""
+    """The binary and continuous coders of the cells that have both; what lies between, and variants, is on neither side."""
+    sides = [coder for coder in coders if coder.binariser in (*CONTINUOUS, *BINARY)]
     kinds: dict[object, set[bool]] = {}
-    for coder in coders:
-        kinds.setdefault(cell(coder), set()).add(REGISTRY[coder.binariser].continuous)
-    return [coder for coder in coders if len(kinds[cell(coder)]) == 2]
+    for coder in sides:
+        kinds.setdefault(cell(coder), set()).add(coder.binariser in CONTINUOUS)
+    return [coder for coder in sides if len(kinds[cell(coder)]) == 2]
 
 
 def _first(coders: Sequence[CoderId], order: tuple[str, ...]) -> list[CoderId]:

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from bsc import paths
-from bsc.coders.binarisers.registry import REGISTRY
+from bsc.coders.binarisers.registry import in_order
 from bsc.figures import style
 from bsc.figures.panels import ARCHITECTURE_NAMES
 from bsc.figures.results import span
@@ -72,7 +72,7 @@ def _times(axes: Axes, here: pd.DataFrame, spec: FigureSpec) -> None:
 
 
 def _shown(spec: FigureSpec) -> list[str]:
-    return [name for name in REGISTRY if name in spec.labels]
+    return in_order(spec.labels)
 
 
 def _time_note(points: pd.DataFrame) -> str:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from bsc import paths
-from bsc.coders.binarisers.registry import REGISTRY
+from bsc.coders.binarisers.registry import in_order
 from bsc.figures import style
 from bsc.figures.panels import ARCHITECTURE_NAMES, place, sites
 from bsc.figures.results import KIND, evaluations, span
@@ -71,7 +71,7 @@ def _draw_curves(spec: FigureSpec, results: Path, output: Path) -> None:
 
 def _lines(axes: Axes, here: pd.DataFrame, column: str, depths: list[tuple[str, str]], spec: FigureSpec) -> None:
     """A line for each binariser, in its colour, and site, by its dashes. FVU is on a logarithmic axis."""
-    for name in (name for name in REGISTRY if name in spec.labels):
+    for name in in_order(spec.labels):
         for number, (model, hookpoint) in enumerate(depths):
             mine = here[(here["binariser"] == name) & (here["model"] == model) & (here["hookpoint"] == hookpoint)]
             dashes = _LINESTYLES[number % len(_LINESTYLES)]
@@ -94,9 +94,7 @@ def _short(value: float) -> str:
 
 def _legend(spec: FigureSpec, depths: list[tuple[str, str]]) -> list[Any]:
     lines = [
-        Line2D([], [], label=spec.labels[name], color=style.mark(name, spec.style).colour)
-        for name in REGISTRY
-        if name in spec.labels
+        Line2D([], [], label=spec.labels[name], color=style.mark(name, spec.style).colour) for name in in_order(spec.labels)
     ]
     several = len({model for model, _ in depths}) > 1
     if len(depths) > 1:
@@ -147,7 +145,7 @@ def _draw_larger(spec: FigureSpec, results: Path, output: Path) -> None:
 
 def _increases(axes: Axes, here: pd.DataFrame, depths: list[str], spec: FigureSpec) -> None:
     ks = sorted(int(k) for k in here["k"].unique())
-    for name in [name for name in REGISTRY if name in spec.labels]:
+    for name in in_order(spec.labels):
         for (_, hookpoint), mine in here[here["binariser"] == name].groupby(["architecture", "hookpoint"], sort=True):
             dashes = {"linestyle": _LINESTYLES[depths.index(str(hookpoint)) % len(_LINESTYLES)]}
             means = mine.groupby("k")[["ce_increase", "ce_increase_low", "ce_increase_high"]].mean()

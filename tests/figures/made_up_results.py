@@ -143,7 +143,7 @@ def sequences_of(coder: CoderId) -> pd.DataFrame:
 
     Without the noise, cross-entropy and FVU are those of `metrics_of`.
     """
-    own = np.random.default_rng([coder.k, coder.seed, list(REGISTRY).index(coder.binariser)])
+    own = np.random.default_rng([coder.k, coder.seed, list(REGISTRY).index(kind_of(coder.binariser))])
     hard, rise = baseline_sequences()["ce"].to_numpy(), metrics_of(coder)["ce"] - 2.9
     deviation = 1_000.0 * hard
     return pd.DataFrame(
@@ -164,7 +164,7 @@ def baseline_sequences() -> pd.DataFrame:
 
 def latent_scores_of(coder: CoderId, scored: int = 150) -> pd.DataFrame:
     """What `bsc score` writes of each scored latent: binary coders' F1 are 0.1 higher, but fall with the firing rate."""
-    own = np.random.default_rng([7, coder.k, coder.seed, list(REGISTRY).index(coder.binariser)])
+    own = np.random.default_rng([7, coder.k, coder.seed, list(REGISTRY).index(kind_of(coder.binariser))])
     counts = counts_of(coder)
     latents = counts[counts["firings"] > 200]["latent"].to_numpy()[:scored]
     firings, binary = counts["firings"].to_numpy()[latents], not REGISTRY[coder.binariser].continuous
@@ -191,7 +191,7 @@ def latent_scores_of(coder: CoderId, scored: int = 150) -> pd.DataFrame:
 def log_of(coder: CoderId, steps: int = 150) -> pd.DataFrame:
     """A training log: FVU falls to what the coder ends with; the steps of larger k take longer."""
     step = np.arange(1, steps + 1)
-    fvu = 0.2 + 0.03 * list(REGISTRY).index(coder.binariser) + np.exp(-step / 20)
+    fvu = 0.2 + 0.03 * list(REGISTRY).index(kind_of(coder.binariser)) + np.exp(-step / 20)
     rates = {"tokens_per_second": 1e6 / (50 + coder.k), "learning_rate": 1e-3, "dead_fraction": np.minimum(step / 1000, 0.1)}
     return pd.DataFrame({"step": step, "tokens": 1024 * step, "fvu": fvu, **rates})
 
