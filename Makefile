@@ -30,6 +30,7 @@ bench: $(READY) ## measure training steps, the loop and extraction (after demo)
 	$(BIN)/python benchmarks/coders.py
 	$(BIN)/python benchmarks/coders.py --memory
 	$(BIN)/python benchmarks/coders.py --latents 4608
+	$(BIN)/python benchmarks/coders_gpu.py
 	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/extraction.py
 

@@ -11,6 +11,7 @@ optimiser's state, one process each (Linux).
 """
 
 import argparse
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -58,29 +59,32 @@ def spec(variant: str, shape: argparse.Namespace, dtype: str) -> CoderSpec:
     )
 
 
-def batch(shape: argparse.Namespace) -> Batch:
+def batch(shape: argparse.Namespace, device: str = "cpu") -> Batch:
     """Inputs and targets that are related, so that a few steps learn something."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(shape.tokens, shape.width, generator=generator)
-    return Batch(x, torch.tanh(x @ torch.randn(shape.width, shape.width, generator=generator) / shape.width**0.5))
+    y = torch.tanh(x @ torch.randn(shape.width, shape.width, generator=generator) / shape.width**0.5)
+    return Batch(x.to(device), y.to(device))
 
 
-def step(variant: str, shape: argparse.Namespace, dtype: str) -> Callable[[], object]:
+def step(variant: str, shape: argparse.Namespace, dtype: str, device: str = "cpu") -> Callable[[], object]:
     """Our step, on a coder that has taken a few."""
-    data = batch(shape)
-    trainer = Trainer(spec(variant, shape, dtype), data, torch.device("cpu"))
+    data = batch(shape, device)
+    trainer = Trainer(spec(variant, shape, dtype), data, torch.device(device))
     return lambda: trainer.advance(data)
 
 
-def eai_sparsify(shape: argparse.Namespace) -> Callable[[], object]:
+def eai_sparsify(shape: argparse.Namespace, device: str = "cpu") -> Callable[[], object]:
     """eai-sparsify's step: its forward on (x, y), backward, torch's Adam, as in its trainer."""
+    if device == "cpu":
+        os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # else it decodes by Triton wherever that is installed
     from sparsify.config import SparseCoderConfig
     from sparsify.sparse_coder import SparseCoder
 
     config = SparseCoderConfig(
         num_latents=shape.latents, k=shape.k, transcode=True, skip_connection=True, normalize_decoder=False
     )
-    coder, data = SparseCoder(shape.width, config), batch(shape)
+    coder, data = SparseCoder(shape.width, config, device=device), batch(shape, device)
     optimiser = torch.optim.Adam(coder.parameters(), lr=1e-3)
 
     def advance() -> None:
@@ -101,13 +105,13 @@ def products(shape: argparse.Namespace) -> dict[str, Callable[[], object]]:
     return cases
 
 
-def parts(shape: argparse.Namespace) -> dict[str, Callable[[], object]]:
+def parts(shape: argparse.Namespace, device: str = "cpu") -> dict[str, Callable[[], object]]:
     """The pieces of a topk step after its product, by the kernels that it uses."""
     generator = torch.Generator().manual_seed(0)
-    p = torch.randn(shape.tokens, shape.latents, generator=generator).bfloat16()
-    theta, rows = torch.rand(shape.latents), torch.randn(shape.latents, shape.width)
-    indices, x = top_k(p, shape.k), batch(shape).x
-    values = torch.rand(indices.shape)
+    p = torch.randn(shape.tokens, shape.latents, generator=generator).to(device, torch.bfloat16)
+    theta, rows = torch.rand(shape.latents, device=device), torch.randn(shape.latents, shape.width, device=device)
+    indices, x = top_k(p, shape.k), batch(shape, device).x
+    values = torch.rand(indices.shape, device=device)
     parameters = {name: torch.nn.Parameter(rows.clone()) for name in ("W_enc", "W_dec")}
     for parameter in parameters.values():
         parameter.grad = rows.clone()

@@ -62,6 +62,7 @@ _LATENTS = Input("latents", "latents folder, as `bsc latents` wrote it")
 _ACTIVATIONS = Input("activations", "index of a hookpoint's activations (JSON), as `bsc index` wrote it", "index")
 _LLMS = Input("llms", "how language models are reached: JSON, by name", optional=True, kind=str)
 _ANSWERS = Input("answers", "folder of the language models' answers", optional=True)
+_MADE_OR_STORED = Input("activations", "index of a hookpoint's activations, of `bsc index` or `bsc recipe`", "index")
 
 STAGES: dict[str, Stage] = {
     "model": Stage("fetch a language model and keep it as safetensors", "bsc.models.fetch:fetch_model", "ModelSpec"),
@@ -72,18 +73,37 @@ STAGES: dict[str, Stage] = {
         "ActivationsSpec",
         (_MODEL, _TOKENS),
     ),
+    "recipe": Stage(
+        "write the index of activations that are made as they are read, and not stored",
+        "bsc.activations.recipe:write_recipe",
+        "RecipeSpec",
+        (_MODEL, _TOKENS),
+        "index to write (JSON)",
+    ),
+    "cohort": Stage(
+        "train several coders on the same batches, to the state from which `bsc train` writes each",
+        "bsc.training.cohort:train_cohort",
+        "CohortSpec",
+        (_MADE_OR_STORED, Input("coders", "folder that the members' folders are in")),
+        "list of the members to write (JSON)",
+        checkpoints=True,
+    ),
     "train": Stage(
         "train one coder",
         "bsc.training.train:train",
         "CoderSpec",
-        (_ACTIVATIONS, Input("choice", "the choice of a sweep (JSON), as `bsc choose` wrote it", optional=True)),
+        (
+            _MADE_OR_STORED,
+            Input("choice", "the choice of a sweep (JSON), as `bsc choose` wrote it", optional=True),
+            Input("digest", "what the workflow knows the coder by; kept in its manifest", optional=True, kind=str),
+        ),
         checkpoints=True,
     ),
     "trial": Stage(
         "try a learning rate of a sweep",
         "bsc.training.trial:trial",
         "CoderSpec",
-        (_ACTIVATIONS, Input("held-out", "index of the activations that the trial is judged on", "held_out")),
+        (_MADE_OR_STORED, Input("held-out", "index of the activations that the trial is judged on", "held_out")),
         checkpoints=True,
     ),
     "choose": Stage(

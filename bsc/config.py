@@ -114,8 +114,9 @@ class Corpus(_Strict):
 
 
 class Activations(_Strict):
-    """How activations are cut into jobs and files."""
+    """How activations are cut into jobs and files, and whether those of the train split are stored at all."""
 
+    mode: Literal["store", "stream", "auto"] = "store"
     shard_tokens: Positive = 65_536
     batch_contexts: Positive = 16
 
@@ -383,6 +384,7 @@ class Config(_Strict):
     results: str = "results"
     answers: str | None = None
     disk_gb: Rate = 50.0
+    cohort: Annotated[int, Field(ge=1, le=100)] = 1
     models: Annotated[dict[str, Model], Field(min_length=1)]
     corpus: Corpus
     activations: Activations = Activations()
@@ -529,6 +531,11 @@ def _faults_of_amounts(config: Config) -> Iterator[Fault]:
             yield (
                 ("tune", "tokens"),
                 f"a trial has {steps} steps in all (`tokens` / `training.batch_tokens`), no more than the warm-up",
+            )
+        if config.cohort > 1:
+            yield (
+                ("cohort",),
+                "coders of a cohort have rates of their own: sweep first, then give the binarisers the rates chosen",
             )
     held = splits.evaluation.contexts
     if config.evaluation.sequences > held:

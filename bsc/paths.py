@@ -17,6 +17,9 @@ MODEL = "models/{model}"
 TOKENS = "tokens/{model}"
 SHARD = "activations/{model}/{split}/shard{shard}/{hookpoint}.safetensors"
 INDEX = "activations/{model}/{split}/{hookpoint}.json"
+SOURCE = "activations/{model}/{split}/{hookpoint}.source.json"
+"""The index of what a cohort reads; INDEX, the same, appears when the cohorts that read it are trained."""
+COHORT = "cohorts/{model}/{hookpoint}/seed{seed}-{part}.json"
 CODERS = f"coders/{CODER}"
 CHOICE = f"tuning/{CODER}"
 TRIAL = f"{CHOICE}/rate{{rate}}"
@@ -63,6 +66,7 @@ CONSTRAINTS = {
     "rate": r"\d[\d.e+-]*",
     "split": _any(SPLITS),
     "shard": r"\d+",
+    "part": r"\d+",
     "variant": _any(VARIANTS),
     "llm": NAME.pattern,
 }

@@ -9,7 +9,7 @@ import functools
 import itertools
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -92,6 +92,18 @@ class FrequencySpec(_Spec):
     memory_tokens: int
 
 
+class RecipeSpec(_Spec):
+    """Activations of a split at one hookpoint that are made as they are read. width: d; shards as those that are stored."""
+
+    split: str
+    hookpoint: str
+    width: int
+    contexts: int
+    shard_contexts: int
+    batch_contexts: int
+    dtype: str
+
+
 class CoderSpec(_Spec):
     """One coder and how it is trained. width: d; latents: M; options: the binariser's own.
 
@@ -121,6 +133,20 @@ class ChoiceSpec(_Spec):
     """Which trial of a sweep is taken. name: of the coders that it is for, in words."""
 
     name: str
+
+
+class MemberSpec(_Spec):
+    """A coder of a cohort: its folder in the folder of coders, and the digest of its stage."""
+
+    spec: CoderSpec
+    folder: str
+    digest: str
+
+
+class CohortSpec(_Spec):
+    """Coders of one hookpoint and seed that one job trains."""
+
+    members: list[MemberSpec]
 
 
 class EvaluationSpec(_Spec):
@@ -336,8 +362,25 @@ class Plan:
         )
         return _stage(spec, ("bsc.activations.extract",), self.tokens(name))
 
+    def recipe(self, name: str, hookpoint: str) -> Stage:
+        """The activations of the train split, made in the jobs that read them."""
+        model = self.config.models[name]
+        spec = RecipeSpec(
+            split="train",
+            hookpoint=hookpoint,
+            width=model.width,
+            contexts=self.contexts("train"),
+            shard_contexts=self._shard_contexts("train"),
+            batch_contexts=self.config.activations.batch_contexts,
+            dtype=model.dtype,
+        )
+        return _stage(spec, ("bsc.activations.recipe",), self.tokens(name))
+
     def _stored(self, name: str, split: str) -> Stage:
-        """All activations of a split, whichever hookpoints are stored beside the one that is read."""
+        """All activations of a split, whichever hookpoints are stored beside the one that is read.
+
+        Whether they are stored at all is no part of it: they have the same bits when they are made as they are read.
+        """
         stage = self.activations(name, split, 0)
         code = ("bsc.activations.extract", "bsc.activations.store")
         return _stage(stage.spec, code, self.tokens(name), without=("hookpoints", "first", "contexts"))
@@ -464,6 +507,27 @@ class Plan:
         if self.config.probing is None:
             raise ValueError("the config has no `probing`")
         return self.config.probing
+
+    @functools.cached_property
+    def cohorts(self) -> dict[tuple[str, str, int, int], list[CoderId]]:
+        """The coders that a job trains together, by (model, hookpoint, seed, part): these read the same batches."""
+        by_batches: dict[tuple[str, str, int], list[CoderId]] = {}
+        for coder in self.config.coder_ids:
+            by_batches.setdefault((coder.model, coder.hookpoint, coder.seed), []).append(coder)
+        size = self.config.cohort
+        return {
+            (*key, first // size): coders[first : first + size]
+            for key, coders in by_batches.items()
+            for first in range(0, len(coders), size)
+        }
+
+    def cohort(self, *key: object) -> Stage:
+        """One of `cohorts`: stale when one of its members is."""
+        members = [
+            MemberSpec(spec=cast(CoderSpec, self.coder(coder).spec), folder=str(coder), digest=self.coder(coder).digest)
+            for coder in self.cohorts[key]  # type: ignore[index]
+        ]
+        return _stage(CohortSpec(members=members), ("bsc.training.cohort",))
 
     @functools.cached_property
     def joint_coders(self) -> list[CoderId]:

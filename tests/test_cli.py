@@ -1,8 +1,8 @@
 """The command line: quick, helpful, and honest about errors."""
 
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,11 +17,13 @@ def bsc(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_answers_within_half_a_second_and_names_every_stage() -> None:
+    """Half a second of processor time: the wall's depends on what else the machine does."""
     times = []
     for _ in range(3):
-        begun = time.perf_counter()
+        before = os.times()
         finished = bsc("--help")
-        times.append(time.perf_counter() - begun)
+        after = os.times()
+        times.append(after.children_user + after.children_system - before.children_user - before.children_system)
     assert finished.returncode == 0
     assert all(stage in finished.stdout for stage in STAGES)
     assert min(times) < 0.5

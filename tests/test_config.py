@@ -28,7 +28,7 @@ def write(folder: Path, **changes: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["config", "smoke", "paper", "frequency"])
+@pytest.mark.parametrize("name", ["config", "smoke", "paper", "frequency", "demo-full"])
 def test_shipped_configs_are_whole(name: str) -> None:
     assert load([CONFIGS / f"{name}.yaml"]).coder_ids
 
@@ -36,7 +36,18 @@ def test_shipped_configs_are_whole(name: str) -> None:
 BIAS = {"control": "bias", "strength": 0.1}
 MODEL = "models__smollm2-135m-instruct"
 
+PROBED = {"source": "documentation", "packages": ["snakemake", "submitit"]}
+
 FAULTS = [
+    ({"ablation": {"sequences": 9}}, "ablation.sequences", "evaluation split has 8 contexts"),
+    ({"ablation": {"sequences": 8}, "autointerp__scorers": ["detection"]}, "ablation.scorer", "not among `autointerp.scorers`"),
+    ({"ablation": {"sequences": 8, "bins": 1}}, "ablation.bins", "2"),
+    ({"probing": PROBED | {"packages": ["snakemake"]}}, "probing", "two packages or more"),
+    ({"probing": PROBED | {"packages": ["snakemake", "no-such"]}}, "probing.packages", "`no-such` is not installed"),
+    ({"probing": PROBED | {"counts": [5, 1]}}, "probing", "must rise"),
+    ({"probing": PROBED | {"counts": [577]}}, "probing.counts", "577 is more than"),
+    ({"probing": {"source": "files", "files": ["nowhere.jsonl"]}}, "probing.files", "there is no file"),
+    ({"probing": PROBED | {"source": "hub"}}, "probing", "`packages` goes with `source: documentation`"),
     ({"training__batch_token": 64}, "training.batch_token", "did you mean `batch_tokens`"),
     ({"corpus__splits__trian": 64}, "corpus.splits.trian", "did you mean `train`"),
     ({"coders__0__seed": [1]}, "coders.0.seed", "did you mean `seeds`"),
@@ -64,9 +75,12 @@ FAULTS = [
     ({"corpus__splits__evaluation__tokens": 64}, "corpus.splits.evaluation", "evaluation.sequences"),
     ({"corpus__splits__interpretation__tokens": 512}, "corpus.splits.interpretation", "windows"),
     ({"autointerp__window": 31}, "autointerp.window", "does not divide"),
+    ({"activations__mode": "streamed"}, "activations.mode", "'stream'"),
+    ({"cohort": 0}, "cohort", "greater than or equal to 1"),
     ({"activations__shard_tokens": 100}, "activations.shard_tokens", "no multiple"),
     ({"training__warmup_steps": 1000}, "training.warmup_steps", "no more than the warm-up"),
     ({"tune": {"rates": [0.1], "tokens": 10_240}}, "tune.rates", "at least 2"),
+    ({"tune": {"rates": [0.1, 0.2], "tokens": 10_240}, "cohort": 2}, "cohort", "sweep first"),
     ({"tune": {"rates": [0.1, 0.10], "tokens": 10_240}}, "tune.rates", "twice"),
     ({"tune": {"rates": [0.1, 0.2], "tokens": 1_024}}, "tune.tokens", "no more than the warm-up"),
     ({"training__multi_topk": True}, "training.multi_topk", "continuous"),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from bsc.activations.disk import is_streamed, stored_splits
 from bsc.cli import main
 from bsc.coders.binarisers.registry import REGISTRY
 from bsc.config import Config, load
@@ -39,6 +40,10 @@ def changed(folder: Path, name: str, **keys: Any) -> Config:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(raw))
     return load([path])
+
+
+STORED = {"cohort": 1, "activations__mode": "store", "disk_gb": 200_000}
+"""The paper's grid as it would be with activations stored, a job a coder."""
 
 
 def spec(**changes: Any) -> CoderSpec:
@@ -78,8 +83,10 @@ def test_every_job_of_the_plan_is_counted(name: str) -> None:
     assert Counter(job.rule for job in Jobs(config, GPU).all) == {
         "model": len(config.models),
         "tokens": len(config.models),
-        "activations": len(config.models) * (plan.shards("train") + plan.shards("interpretation")),
-        "index": 2 * len(hookpoints),
+        "activations": len(config.models) * sum(map(plan.shards, stored_splits(config))),
+        "index": len(stored_splits(config)) * len(hookpoints),
+        **({"recipe": len(hookpoints)} if is_streamed(config) else {}),
+        **({"cohort": len(plan.cohorts), "trained": len(hookpoints)} if config.cohort > 1 else {}),
         "baseline": len(config.models),
         "references": len(hookpoints) + len({coder.model for coder in joint}),
         **({"choose": len(plan.sweeps), "trial": len(plan.sweeps) * len(plan.rates)} if plan.sweeps else {}),
@@ -87,12 +94,67 @@ def test_every_job_of_the_plan_is_counted(name: str) -> None:
         "evaluate": len(coders) + len(joint),
         **dict.fromkeys(("latents", "explain", "score"), variants),
         "figure": sum(bool(plan.figure_coders(figure)) for figure in FIGURES),
+        "gallery": 1,
     }
+
+
+def test_ablation_and_probing_are_counted_where_they_are_asked_for(tmp_path: Path) -> None:
+    blocks = {
+        "ablation": {"bins": 10, "sequences": 4},
+        "probing": {"source": "documentation", "packages": ["numpy", "pandas"], "documents": 64},
+    }
+    config = changed(tmp_path, "config", **blocks)
+    counts = Counter(job.rule for job in Jobs(config, CPU).all)
+    assert counts["ablation"] == counts["probe"] == 6
+    assert counts["labelled"] == 1
+    few, many = (
+        max(
+            job.seconds
+            for job in Jobs(changed(tmp_path, "config", **blocks | {"ablation": {"bins": bins, "sequences": 4}}), CPU).all
+            if job.rule == "ablation"
+        )
+        for bins in (10, 100)
+    )
+    assert few < many < 12 * few
+
+
+@pytest.mark.parametrize("mode", ["store", "stream"])
+@pytest.mark.parametrize("cohort", [1, 2, 100])
+def test_jobs_where_activations_are_streamed_and_coders_trained_together(mode: str, cohort: int, tmp_path: Path) -> None:
+    config = changed(tmp_path, "smoke", cohort=cohort, activations={"shard_tokens": 4096, "mode": mode})
+    counts = Counter(job.rule for job in Jobs(config, GPU).all)
+    together, streamed = cohort > 1, mode == "stream"
+    assert counts["activations"] == (2 if streamed else 4)
+    assert counts["index"] == (2 if streamed or together else 4)
+    assert counts["source"] == (2 if together and not streamed else 0)
+    assert counts["recipe"] == (2 if streamed else 0)
+    assert counts["cohort"] == {1: 0, 2: 3, 100: 2}[cohort]
+    assert counts["trained"] == (2 if together else 0)
+    assert counts["train"] == 5
+
+
+def hours_of_training(config: Config) -> float:
+    return sum(row.seconds for row in Jobs(config, GPU).rows() if row.rule in ("cohort", "train")) / 3600
+
+
+def test_a_cohort_runs_the_model_once(tmp_path: Path) -> None:
+    """Beyond the steps, 36 coders in one job cost what one coder does: what is left is a thirty-sixth of the forward passes."""
+    alone = hours_of_training(changed(tmp_path, "paper", cohort=1))
+    together = hours_of_training(changed(tmp_path, "paper", cohort=36))
+    stream = {"mode": "stream", "shard_tokens": 1_048_576}
+    steps = hours_of_training(changed(tmp_path, "paper", cohort=1, corpus__splits__train__tokens=1_048_576, activations=stream))
+    assert (together - steps) / (alone - steps) == pytest.approx(1 / 36, rel=0.1)
+
+
+def test_auto_streams_what_the_disk_does_not_hold(tmp_path: Path) -> None:
+    assert Jobs(changed(tmp_path, "paper", disk_gb=30_000), GPU).streamed
+    assert not Jobs(changed(tmp_path, "paper", disk_gb=300_000), GPU).streamed
 
 
 def test_the_paper_grid_has_the_jobs_that_snakemake_plans() -> None:
     rows = {row.rule: row.jobs for row in Jobs(shipped("paper"), GPU).rows()}
     assert rows["train"] == 432
+    assert rows["cohort"] == 108
     assert rows["evaluate"] == 540
     assert rows["latents"] == rows["explain"] == rows["score"] == 640
 
@@ -155,7 +217,7 @@ def test_sampling_costs_nothing_where_the_largest_is_taken() -> None:
 @pytest.mark.parametrize("machine", [CPU, GPU], ids=lambda machine: machine.name)
 def test_twice_the_tokens_take_twice_the_training(machine: Machine, tmp_path: Path) -> None:
     def hours(tokens: int) -> float:
-        config = changed(tmp_path, "paper", training__tokens=tokens, corpus__splits__train__tokens=2_097_152)
+        config = changed(tmp_path, "paper", **STORED, training__tokens=tokens, corpus__splits__train__tokens=2_097_152)
         return next(row.seconds for row in Jobs(config, machine).rows() if row.rule == "train")
 
     tenth, once, twice = hours(2_000_000_000), hours(20_000_000_000), hours(40_000_000_000)
@@ -164,8 +226,8 @@ def test_twice_the_tokens_take_twice_the_training(machine: Machine, tmp_path: Pa
 
 
 def test_a_store_that_stays_in_memory_is_read_once(tmp_path: Path) -> None:
-    small = changed(tmp_path, "paper", corpus__splits__train__tokens=1_048_576, activations__shard_tokens=65_536)
-    large = changed(tmp_path, "paper", corpus__splits__train__tokens=104_857_600, activations__shard_tokens=65_536)
+    small = changed(tmp_path, "paper", **STORED, corpus__splits__train__tokens=1_048_576, activations__shard_tokens=65_536)
+    large = changed(tmp_path, "paper", **STORED, corpus__splits__train__tokens=104_857_600, activations__shard_tokens=65_536)
     rapid = Machine("rapid", True, 1e30, 1e30, 1e30, 1e30, 1, "no time but reading")
     first, second = (next(job for job in Jobs(config, rapid).all if job.rule == "train") for config in (small, large))
     assert first.seconds == pytest.approx(6 + 1_048_576 * 4 * 576 / 1e9)
@@ -204,7 +266,8 @@ def test_the_command_says_what_there_is_to_know(capsys: pytest.CaptureFixture[st
     assert "an estimate, not a measurement" in said
     assert f"total: {len(Jobs(shipped('paper'), GPU).all):,} jobs" in said
     assert "with 8 jobs at a time" in said
-    assert "activations (train) 184,320.0 GB" in said
+    assert "activations (train)" not in said
+    assert "activations (interpretation) 96.6 GB" in said
     assert "tokens, train: 20,000,000,000 in 9,765,625 contexts of 2,048" in said
 
 

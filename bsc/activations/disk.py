@@ -2,7 +2,7 @@
 
 Sizes follow from shapes alone, so they are right to a few percent where shapes are in the config (tokens, activations, coders)
 and rough where they are not (a model's vocabulary; how often latents fire: k a token is taken, which learned thresholds may
-exceed). Checkpoints are counted for one coder in training at a time.
+exceed). Checkpoints are counted for one training job at a time.
 """
 
 import shutil
@@ -13,24 +13,48 @@ from bsc.errors import UserError
 from bsc.stages import Plan
 
 STORED_SPLITS = ("train", "interpretation")
-"""Splits whose activations are stored; evaluation runs the model itself."""
+"""Splits whose activations are read by more than one stage; evaluation runs the model itself."""
+STREAMED_SPLIT = "train"
+"""The split whose activations need not be stored."""
 VOCABULARY = 50_000
 FLOAT32, BFLOAT16, INT32, INT64 = 4, 2, 4, 8
 CHECKPOINTS, ADAM_STATES = 2, 3
 
 
+def is_streamed(config: Config) -> bool:
+    """Whether the activations of the train split are made in the jobs that read them: `activations.mode`.
+
+    `auto` stores them if everything together then fits into `disk_gb`.
+    """
+    mode = config.activations.mode
+    return mode == "stream" or (mode == "auto" and sum(_sizes(config, STORED_SPLITS).values()) > config.disk_gb * 1e9)
+
+
+def stored_splits(config: Config) -> tuple[str, ...]:
+    """The splits whose activations are written."""
+    return tuple(split for split in STORED_SPLITS if split != STREAMED_SPLIT or not is_streamed(config))
+
+
 def estimate(config: Config) -> dict[str, int]:
     """Bytes by kind: models, tokens, activations of each stored split, coders, their checkpoints, latent caches."""
+    return _sizes(config, stored_splits(config))
+
+
+def _sizes(config: Config, stored: tuple[str, ...]) -> dict[str, int]:
     plan = Plan(config)
-    activations = {f"activations ({split})": _activations(config, plan.rows(split)) for split in STORED_SPLITS}
-    sizes = [_coder(config, coder.model) for coder in config.coder_ids]
+    activations = {f"activations ({split})": _activations(config, plan.rows(split)) for split in stored}
+    sizes = [coder_bytes(config, coder.model) for coder in config.coder_ids]
+    largest = max((len(coders) for coders in plan.cohorts.values()), default=0)
     return {
         "models": sum(map(_model, config.models.values())),
         "tokens": len(config.models) * sum(split.tokens for _, split in config.corpus.splits) * 2 * INT32,
         **activations,
         "coders": sum(sizes),
-        "checkpoints": CHECKPOINTS * ADAM_STATES * max(sizes, default=0),
+        "checkpoints": CHECKPOINTS * ADAM_STATES * max(sizes, default=0) * largest,
         "latents": _latents(config, plan),
+        **(
+            {"labelled documents": _activations(config, probed.documents * probed.tokens)} if (probed := config.probing) else {}
+        ),
     }
 
 
@@ -74,8 +98,8 @@ def _activations(config: Config, rows: int) -> int:
     return sum(2 * BFLOAT16 * rows * model.width * len(model.hookpoints) for model in config.models.values())
 
 
-def _coder(config: Config, name: str) -> int:
-    """Encoder, decoder, biases, thresholds and a skip, in float32."""
+def coder_bytes(config: Config, name: str) -> int:
+    """Of a coder of a model: encoder, decoder, biases, thresholds and a skip, in float32."""
     width, latents = config.models[name].width, config.latents(name)
     return FLOAT32 * (2 * latents * width + 2 * latents + width + width**2)
 

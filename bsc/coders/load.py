@@ -17,14 +17,17 @@ if TYPE_CHECKING:
 WEIGHTS, CONFIG, LOG = "coder.safetensors", "config.json", "log.parquet"
 
 
-def save_coder(coder: SparseCoder, spec: CoderSpec, folder: Path | str, log: "pd.DataFrame") -> None:
-    """Write a coder, the spec it was trained by and its training log. Raises UserError when the disk is full."""
+def save_coder(coder: SparseCoder, spec: CoderSpec, folder: Path | str, log: "pd.DataFrame", digest: str | None = None) -> None:
+    """Write a coder, the spec it was trained by and its training log; `digest`, if there is one, goes into the manifest.
+
+    Raises UserError when the disk is full.
+    """
     folder = Path(folder)
     tensors = {name: tensor.detach().cpu() for name, tensor in coder.state_dict().items()}
     write_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
     write_json(folder / CONFIG, {**facts(coder), "spec": spec.model_dump()})
     write_parquet(folder / LOG, log)
-    write_manifest(folder, [WEIGHTS, CONFIG, LOG], facts(coder))
+    write_manifest(folder, [WEIGHTS, CONFIG, LOG], {**facts(coder), **({"digest": digest} if digest else {})})
 
 
 def facts(coder: SparseCoder) -> dict[str, Any]:

@@ -114,7 +114,7 @@ class _At(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         centred, W_enc, indices = ctx.saved_tensors
-        db_enc = gradient.new_zeros(len(W_enc)).index_add_(0, indices.flatten(), gradient.flatten())
+        db_enc = kernels.latent_sums(indices, gradient, len(W_enc))
         dx = kernels.decode(indices, gradient, W_enc) if ctx.needs_input_grad[0] else None
         dcentre = -(db_enc @ W_enc) if ctx.needs_input_grad[1] else None
         dW_enc = kernels.row_gradient(indices, gradient, centred, len(W_enc)) if ctx.needs_input_grad[2] else None

@@ -4,7 +4,7 @@
 index are packed into one int64 key, by which no two latents are equal. To make few keys, a row is first cut into strided
 blocks {b, b + blocks, b + 2 blocks, ...}: the k largest lie in the blocks with the largest maxima, and only those blocks are
 looked at. Rows in which that shortcut is not certain (more blocks reach the k-th value than were looked at) are done again
-in full. On the CPU compiled code does the same by its own way (`kernels.native`), where there is a compiler.
+in full. Compiled code does the same by its own way: on the CPU `kernels.native`, on the GPU `kernels.gpu`.
 """
 
 import math
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from bsc.coders.kernels import native
+from bsc.coders.kernels import gpu, native
 
 _SPARE_BLOCKS = 8
 _CHUNK_ELEMENTS = {"cpu": 1 << 18}
@@ -30,6 +30,11 @@ def top_k(
     The difference is taken in float32 (or wider) whatever the type of `p`. k must be at most the number of latents.
     """
     p, minus = p.detach(), None if minus is None else minus.detach()
+    if k and gpu.serves(p, minus):
+        from bsc.coders.kernels.gpu import selection
+
+        if selection.has_room(p.shape[1], k):
+            return selection.top_k(p, k, minus)
     if k and native.selects(p, minus):
         return native.top_k(p, k, minus)
     return top_k_by_torch(p, k, minus)
@@ -115,6 +120,10 @@ def winners(
 ) -> Int[Tensor, "tokens {groups}"]:
     """The index of the largest `p - minus` of each of `groups` contiguous groups; of equal values the lowest index wins."""
     p, minus = p.detach(), None if minus is None else minus.detach()
+    if gpu.serves(p, minus):
+        from bsc.coders.kernels.gpu import groups as on_groups
+
+        return on_groups.winners(p, groups, minus)
     if native.selects(p, minus):
         return native.winners(p, groups, minus)
     return winners_by_torch(p, groups, minus)

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import cast
 
-from bsc.activations.disk import BFLOAT16, FLOAT32, INT32, INT64, STORED_SPLITS, VOCABULARY
+from bsc.activations.disk import BFLOAT16, FLOAT32, INT32, INT64, STREAMED_SPLIT, VOCABULARY, is_streamed, stored_splits
 from bsc.config import Config, Model
 from bsc.estimate.machines import ANSWERED, EXPLAINED, READ, SORTED, START, START_WITH_TORCH, TOKENISED, Machine, Phase
-from bsc.estimate.work import decode, encode, forward, model_parameters, parameters, step, step_memory
+from bsc.estimate.work import decode, encode, forward, held_memory, model_parameters, parameters, step, step_memory
 from bsc.figures.registry import FIGURES
 from bsc.paths import CoderId, layer
-from bsc.stages import CoderSpec, Plan
+from bsc.stages import AblationSpec, CoderSpec, Plan
 
 PROGRAM = 600_000_000
 """Bytes of a job before it holds anything (measured: Python with torch and transformers)."""
@@ -20,20 +20,38 @@ WINDOW_BYTES = 4 << 30
 """Activations that training shuffles together (`bsc.training.batches`); at least one shard."""
 WAVES = (
     ("model",),
-    ("tokens",),
+    ("tokens", "labelled"),
     ("activations",),
-    ("index", "baseline"),
+    ("index", "source", "recipe", "baseline"),
     ("trial",),
     ("choose",),
-    ("train", "references"),
+    ("cohort", "references"),
+    ("trained",),
+    ("train",),
     ("evaluate", "latents"),
     ("explain",),
-    ("score",),
+    ("score", "probe"),
+    ("ablation",),
     ("figure",),
+    ("gallery",),
 )
 """Rules whose jobs run beside each other; each wave is taken to wait for the one before."""
-ON_GPU = frozenset({"activations", "baseline", "references", "trial", "train", "evaluate", "latents"})
-WITHOUT_TORCH = frozenset({"index", "choose", "explain", "score", "figure"})
+ON_GPU = frozenset(
+    {
+        "activations",
+        "baseline",
+        "references",
+        "trial",
+        "cohort",
+        "train",
+        "evaluate",
+        "latents",
+        "ablation",
+        "labelled",
+        "probe",
+    }
+)
+WITHOUT_TORCH = frozenset({"index", "source", "recipe", "trained", "choose", "explain", "score", "figure", "gallery"})
 
 
 @dataclass(frozen=True)
@@ -64,6 +82,7 @@ class Jobs:
 
     def __init__(self, config: Config, machine: Machine) -> None:
         self.config, self.machine, self.plan = config, machine, Plan(config)
+        self.streamed, self.in_cohorts = is_streamed(config), config.cohort > 1
         self._models = sorted({coder.model for coder in config.coder_ids})
         self._hookpoints = sorted({(coder.model, coder.hookpoint) for coder in config.coder_ids})
 
@@ -78,7 +97,8 @@ class Jobs:
             self._coders,
         )
         drawn = (self._job("figure", 0, 0) for name in FIGURES if self.plan.figure_coders(name))
-        return [*(job for stage in stages for job in stage()), *drawn]
+        asked = [*self._ablations(), *self._probes()]
+        return [*(job for stage in stages for job in stage()), *asked, *drawn, self._job("gallery", 0, 0)]
 
     def rows(self) -> list[Row]:
         """One for each rule, in the order of the waves."""
@@ -110,16 +130,21 @@ class Jobs:
             yield self._job("baseline", self._evaluated(model), 0, self._model_memory(model))
 
     def _stored(self) -> Iterator[Job]:
-        """Extraction and indices."""
+        """Extraction and indices, or recipes."""
         for name in self._models:
             model = self.config.models[name]
-            for split in STORED_SPLITS:
+            for split in stored_splits(self.config):
                 held, contexts = self.config.activations.shard_tokens // self.plan.context(split), self.plan.contexts(split)
                 for first in range(0, contexts, held):
                     yield self._shard(model, split, min(held, contexts - first))
         for name, _ in self._hookpoints:
-            for split in STORED_SPLITS:
-                yield self._job("index", self._store_bytes(name, split) / READ, 0)
+            for split in stored_splits(self.config):
+                rule = "source" if self.in_cohorts and split == STREAMED_SPLIT else "index"
+                yield self._job(rule, self._store_bytes(name, split) / READ, 0)
+            if self.streamed:
+                yield self._job("recipe", 0, 0)
+            if self.in_cohorts:
+                yield self._job("trained", 0, 0)
 
     def _shard(self, model: Model, split: str, contexts: int) -> Job:
         context = self.plan.context(split)
@@ -144,13 +169,12 @@ class Jobs:
 
     def _trial(self, coder: CoderId, spec: CoderSpec) -> Job:
         """A training, and its coder applied to the held-out rows."""
-        trained, rows = self._train(coder, spec), self.plan.rows("interpretation")
+        trained, rows = self._together("trial", [coder], [spec]), self.plan.rows("interpretation")
         judged = self.machine.seconds(*self._applied(spec, rows)) + self._store_bytes(coder.model, "interpretation") / READ
-        return replace(trained, rule="trial", seconds=trained.seconds + judged)
+        return replace(trained, seconds=trained.seconds + judged)
 
     def _coders(self) -> Iterator[Job]:
-        for coder in self.config.coder_ids:
-            yield self._train(coder, self.spec(coder))
+        yield from self._trained()
         for coder in [*self.config.coder_ids, *self.plan.joint_coders]:
             yield self._evaluate(coder)
         for coder in self.config.coder_ids:
@@ -161,16 +185,46 @@ class Jobs:
         """What `bsc train` is told of a coder."""
         return cast(CoderSpec, self.plan.coder(coder).spec)
 
-    def _train(self, coder: CoderId, spec: CoderSpec) -> Job:
-        """Every shard is checked first; then steps, and beside them reading, unless the store stays in memory."""
-        stored = self._store_bytes(coder.model, "train")
-        row = BFLOAT16 * spec.width * (1 if spec.architecture == "sae" else 2)
-        rows = min(self.plan.rows("train"), max(self.config.activations.shard_tokens, WINDOW_BYTES // row))
-        steps = spec.tokens // spec.batch_tokens
-        read = 0 if rows == self.plan.rows("train") else steps * spec.batch_tokens * row
-        computed = steps * self.machine.seconds(*step(spec, gpu=self.machine.gpu))
+    def _trained(self) -> Iterator[Job]:
+        """Training: a job a coder, or a job a cohort and then one a coder, which reads a checkpoint and writes the coder."""
+        if not self.in_cohorts:
+            for coder in self.config.coder_ids:
+                yield self._together("train", [coder], [self.spec(coder)])
+            return
+        for coders in self.plan.cohorts.values():
+            yield self._together("cohort", coders, [self.spec(coder) for coder in coders])
+        for coder in self.config.coder_ids:
+            held = held_memory(self.spec(coder))
+            yield self._job("train", 2 * held / READ, 0, held)
+
+    def _together(self, rule: str, coders: list[CoderId], specs: list[CoderSpec]) -> Job:
+        """Steps of coders that read the same batches, and beside them their activations.
+
+        Stored, every shard is checked first, and then read, unless the store stays in memory. Streamed, the model runs in turn
+        with the steps.
+        """
+        one = coders[0]
+        sides = 1 if all(spec.architecture == "sae" for spec in specs) else 2
+        row = BFLOAT16 * specs[0].width
+        rows = min(self.plan.rows("train"), max(self.config.activations.shard_tokens, WINDOW_BYTES // (2 * row)))
+        steps = specs[0].tokens // specs[0].batch_tokens
+        drawn = rows if rows == self.plan.rows("train") else steps * specs[0].batch_tokens
+        computed = steps * self.machine.seconds(*(phase for spec in specs for phase in step(spec, gpu=self.machine.gpu)))
         order = 5 * INT64 * rows  # two shuffled windows are kept, and making one takes three more
-        return self._job("train", stored / READ + max(computed, read / READ), rows * row + order, step_memory(spec))
+        device = sum(map(held_memory, specs)) + max(map(step_memory, specs))
+        if self.streamed:
+            made, model = self._forward(one, drawn)
+            return self._job(rule, computed + made, rows * 2 * row + order, device + model)
+        read = 0 if rows == self.plan.rows("train") else drawn * sides * row
+        checked = self._store_bytes(one.model, "train")
+        return self._job(rule, checked / READ + max(computed, read / READ), rows * sides * row + order, device)
+
+    def _forward(self, coder: CoderId, tokens: int) -> tuple[float, int]:
+        """Seconds that the model takes up to a coder's hookpoint, and its bytes."""
+        model, context = self.config.models[coder.model], self.plan.context("train")
+        seconds = self.machine.seconds(*forward(model, 1 + layer(coder.hookpoint), tokens, context, head=False))
+        batch = self.config.activations.batch_contexts * context * model.width * FLOAT32 * 16
+        return seconds, BFLOAT16 * model_parameters(model) + batch
 
     def _evaluate(self, coder: CoderId) -> Job:
         model = self.config.models[coder.model]
@@ -198,6 +252,36 @@ class Jobs:
         asked = (autointerp.test_firing + autointerp.test_silent) * len(autointerp.scorers)
         questions = asked * (2 if "shuffled" in autointerp.controls else 1)
         yield self._job("score", latents * questions * ANSWERED + cache / READ, grid)
+
+    def _ablations(self) -> Iterator[Job]:
+        """What is below the hook once, and what is above it once for each bin."""
+        for coder in self.plan.figure_coders("fig18"):
+            spec = cast(AblationSpec, self.plan.ablation(coder).spec)
+            model, context, hooked = self.config.models[coder.model], self.plan.context("evaluation"), layer(coder.hookpoint)
+            tokens = spec.evaluation.sequences * context
+            below = [*forward(model, hooked + 1, tokens, context, head=False), *self._applied(self.spec(coder), tokens)]
+            above = forward(model, model.layers - hooked - 1, (spec.bins + 1) * tokens, context, head=True)
+            device = self._model_memory(model) + FLOAT32 * parameters(self.spec(coder))
+            yield self._job("ablation", self.machine.seconds(*below, *above), 0, device)
+
+    def _probes(self) -> Iterator[Job]:
+        """The labelled documents of each model, and their latents; fitting takes next to nothing."""
+        coders, probing = self.plan.figure_coders("fig21"), self.config.probing
+        if probing is None:
+            return
+        tokens = probing.documents * probing.tokens
+        for name in sorted({coder.model for coder in coders}):
+            model = self.config.models[name]
+            seconds = self.machine.seconds(
+                *forward(model, 1 + max(map(layer, model.hookpoints)), tokens, probing.tokens, head=False)
+            )
+            stored = tokens * len(model.hookpoints) * 2 * BFLOAT16 * model.width
+            yield self._job("labelled", seconds + stored / READ, stored, BFLOAT16 * model_parameters(model))
+        for coder in coders:
+            spec = self.spec(coder)
+            pooled = probing.documents * 2 * (spec.latents + spec.width) * FLOAT32
+            device = FLOAT32 * (parameters(spec) + probing.tokens * spec.latents)
+            yield self._job("probe", self.machine.seconds(*encode(spec, tokens, training=False)), 2 * pooled, device)
 
     def _applied(self, spec: CoderSpec, tokens: int) -> list[Phase]:
         return [*encode(spec, tokens, training=False), *decode(spec, tokens, gpu=self.machine.gpu)]

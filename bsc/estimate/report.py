@@ -62,7 +62,12 @@ def _split(jobs: Jobs, name: str) -> str:
 
 
 def _warnings(config: Config, jobs: Jobs) -> Iterator[str]:
-    """Training reads rows in random order within a shard (or several small ones): that has to fit into the page cache."""
+    """What the table leaves out, and what it may get wrong.
+
+    Training reads rows in random order within a shard (or several small ones): that has to fit into the page cache.
+    """
+    if config.autointerp.llms:
+        yield "language models are not in here: `bsc autointerp estimate` says what they are asked"
     for name, model in config.models.items():
         row = 2 * BFLOAT16 * model.width
         shard = min(config.activations.shard_tokens, jobs.plan.rows("train"))

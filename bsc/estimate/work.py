@@ -143,8 +143,13 @@ def _sparse_step(spec: CoderSpec, *, gpu: bool) -> Phase:
     return Phase("float32", 2 * size * (3 if dense else 4), size * FLOAT32 * (decoded + valued + rowed * (1 if dense else 2)))
 
 
+def held_memory(spec: CoderSpec) -> int:
+    """Bytes that a coder in training holds between two steps: parameters and their states."""
+    return parameters(spec) * FLOAT32 * _STATES
+
+
 def step_memory(spec: CoderSpec) -> int:
-    """Bytes that a step holds beside the program: parameters and their states, the entries, a batch."""
+    """Bytes that a step takes beside that: the entries, a batch."""
     _, size = product(spec.dtype)
     entries = spec.batch_tokens * spec.latents * (size + FLOAT32 * passes(spec, training=True).copies)
-    return parameters(spec) * FLOAT32 * _STATES + entries + spec.batch_tokens * (8 * spec.width * FLOAT32 + spec.k * 2 * INT64)
+    return entries + spec.batch_tokens * (8 * spec.width * FLOAT32 + spec.k * 2 * INT64)

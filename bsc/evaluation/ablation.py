@@ -33,6 +33,7 @@ from bsc.progress import Progress, job_label
 from bsc.stages import AblationSpec, EvaluationSpec
 
 BINS, MEMBERS, SEQUENCES = "bins.parquet", "members.parquet", "sequences.parquet"
+CHANGES = ("ce_change", "accuracy_change", "fvu_change")
 WHOLE = -1
 """The `bin` of the splice in which nothing is ablated."""
 
@@ -45,12 +46,9 @@ def ablate(spec: AblationSpec, model: Path, tokens: Path, coder: Path, scores: P
     bins: bin, latents, firings, f1 (firing-weighted mean), and `ce_change` (nats/token), `accuracy_change` and `fvu_change`
     with `_low` and `_high`, bootstrap 95% intervals over sequences, ablated and unablated resampled together. sequences: bin
     (-1: nothing ablated), sequence, tokens, ce, accuracy, squared_error, squared_deviation. Position 0 keeps the module's own
-    output. Raises UserError when no latent was scored, or when the model cannot be cut at the hookpoint.
+    output. Where no latent was scored there is no bin. Raises UserError when the model cannot be cut at the hookpoint.
     """
     members = equal_firing_bins(_scored(spec, scores), spec.bins)
-    if members.empty:
-        what = f"no latent has a {spec.scorer} score, so there is nothing to ablate"
-        raise UserError(what, where=str(scores), fix="score more latents: more text, or a lower `autointerp.minimum_windows`")
     language_model, contexts = load(spec.evaluation, model, tokens)
     (hookpoint,) = spec.evaluation.hookpoints
     above = _Above(language_model, layer(hookpoint))
@@ -60,7 +58,7 @@ def ablate(spec: AblationSpec, model: Path, tokens: Path, coder: Path, scores: P
     write_parquet(output / SEQUENCES, table)
     write_parquet(output / MEMBERS, members)
     write_parquet(output / BINS, bin_facts(members).merge(_changes(table, spec.evaluation), on="bin", validate="1:1"))
-    facts = {"scorer": spec.scorer, "bins": int(members["bin"].max()) + 1, "latents": len(members)}
+    facts = {"scorer": spec.scorer, "bins": members["bin"].nunique(), "latents": len(members)}
     shares = {"firings": int(members["firings"].sum()), "sequences": len(contexts)}
     write_manifest(output, [BINS, MEMBERS, SEQUENCES], {**facts, **shares})
 
@@ -156,9 +154,10 @@ def _measure(
     lower: _Lower, members: pd.DataFrame, contexts: Int[Tensor, "sequences context"], size: int, label: str
 ) -> pd.DataFrame:
     """One row for each bin, and for none, and each sequence."""
-    bins = int(members["bin"].max()) + 1
+    bins = members["bin"].nunique()
     place = torch.full((lower.coder.latents,), WHOLE, dtype=torch.long)
-    place[torch.tensor(members["latent"].tolist())] = torch.tensor(members["bin"].tolist())
+    latents, numbers = (torch.tensor(members[name].tolist(), dtype=torch.long) for name in ("latent", "bin"))
+    place[latents] = numbers
     place = place.to(device())
     rows: list[dict[str, float]] = []
     with Progress(label, contexts.numel() * (bins + 1), "tokens") as progress:
@@ -192,16 +191,17 @@ def _changes(table: pd.DataFrame, spec: EvaluationSpec) -> pd.DataFrame:
     for number, mine in table[table["bin"] != WHOLE].groupby("bin"):
         mine = mine.set_index("sequence")
         tokens, deviation = whole["tokens"], whole["squared_deviation"]
-        changes = {
-            "ce_change": ((mine["ce"] - whole["ce"]) * tokens, tokens),
-            "accuracy_change": ((mine["accuracy"] - whole["accuracy"]) * tokens, tokens),
-            "fvu_change": (mine["squared_error"] - whole["squared_error"], deviation),
-        }
+        changes = (
+            ((mine["ce"] - whole["ce"]) * tokens, tokens),
+            ((mine["accuracy"] - whole["accuracy"]) * tokens, tokens),
+            (mine["squared_error"] - whole["squared_error"], deviation),
+        )
         row: dict[str, object] = {"bin": number}
-        for name, (above, below) in changes.items():
+        for name, (above, below) in zip(CHANGES, changes, strict=True):
             row |= _ends(name, bootstrap_ratio(above, below, resamples=spec.resamples, seed=spec.seed))
         rows.append(row)
-    return pd.DataFrame(rows)
+    columns = [f"{name}{end}" for name in CHANGES for end in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=["bin", *columns]).astype({"bin": "int64", **dict.fromkeys(columns, "float64")})
 
 
 def _ends(name: str, found: Interval) -> dict[str, float]:

@@ -7,10 +7,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from bsc import paths
-from bsc.coders.binarisers.registry import in_order
 from bsc.figures import style
 from bsc.figures.panels import ARCHITECTURE_NAMES, place
-from bsc.figures.results import span
+from bsc.figures.results import binarisers_of, span
 from bsc.io import read_manifest, read_parquet
 from bsc.paths import ARCHITECTURES
 from bsc.stages import FigureSpec, coders_of
@@ -27,19 +26,20 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
     """Draw the changes of CE, accuracy and FVU without each bin, by the bin's F1: a row an architecture and layer."""
     points = impacts(spec, results)
     with style.styled(spec.style):
-        cells = [(tuple(map(str, key)), here) for key, here in points.groupby(_ROW)]
-        rows = sorted(cells, key=lambda item: (ARCHITECTURES.index(item[0][0]), item[0]))
+        cells = {(block["architecture"], block["model"], block["hookpoint"]) for block in spec.coders}
+        rows = sorted(cells, key=lambda one: (ARCHITECTURES.index(one[0]), one))
         figure = style.canvas(style.width_inches(3, spec.style), 1.9 * len(rows))
         grid = figure.subplots(len(rows), len(MEASURES), squeeze=False, sharex=True)
-        for ((architecture, _, hookpoint), here), line in zip(rows, grid, strict=True):
+        for (architecture, model, hookpoint), line in zip(rows, grid, strict=True):
+            here = points[(points["architecture"] == architecture) & (points["model"] == model)]
+            here = here[here["hookpoint"] == hookpoint]
             for (column, label), axes in zip(MEASURES.items(), line, strict=True):
                 _panel(axes, here, column, spec)
                 axes.set_ylabel(label)
             line[0].set_title(f"{ARCHITECTURE_NAMES[architecture]}, {place(hookpoint)}")
-        scorer = points["scorer"].iloc[0]
         for axes in grid[-1]:
-            axes.set_xlabel(f"mean {scorer} F1 of the bin")
-        names = in_order(spec.labels)
+            axes.set_xlabel("mean F1 of the bin")
+        names = binarisers_of(spec)
         style.finish(figure, [style.handle(name, spec.labels[name], spec.style) for name in names], _note(points), spec.style)
         style.save(figure, points, output)
 
@@ -62,7 +62,9 @@ def impacts(spec: FigureSpec, results: Path) -> pd.DataFrame:
 
 def _panel(axes: Axes, here: pd.DataFrame, column: str, spec: FigureSpec) -> None:
     axes.axhline(0, color="#B0B0B0", linewidth=0.7)
-    for name in in_order(spec.labels):
+    if not len(here):
+        axes.text(0.5, 0.5, "no latent could be scored", transform=axes.transAxes, ha="center", color=style.GREY)
+    for name in binarisers_of(spec):
         mine = here[here["binariser"] == name].sort_values("f1")
         errors = np.abs(np.stack([mine[column] - mine[f"{column}_low"], mine[f"{column}_high"] - mine[column]]))
         look = {**style.mark(name, spec.style).line, "markersize": 2.5, "linewidth": 0.7}
@@ -71,14 +73,18 @@ def _panel(axes: Axes, here: pd.DataFrame, column: str, spec: FigureSpec) -> Non
 
 
 def _note(points: pd.DataFrame) -> str:
+    """What a point is, of how many latents and sequences, and what is in no bin."""
+    if not len(points):
+        return "No latent of these coders could be scored, so there is nothing to ablate."
     bins = points.groupby([*_ROW, "binariser"])["bin"].nunique()
     left = 100 * points["unscored"]
     latents = points.groupby([*_ROW, "binariser"])["latents"].sum()
     share = 100 / float(bins.max())
     return (
-        f"k\u00a0=\u00a0{points['k'].iloc[0]}; one seed. A point is a bin of latents ({span(bins)} bins a coder, of equal "
-        f"firing counts, about {share:.2g}% of the scored latents' firings, or a single latent with more), all set to 0 in the "
-        f"spliced model, against the splice with all of them; n\u00a0=\u00a0{span(points['sequences'])} sequences, bootstrap "
-        f"95% intervals over sequences, paired; {span(latents)} latents a coder. Latents without a score are in no bin: they "
-        f"have {left.min():.0f} to {left.max():.0f}% of all firings."
+        f"k\u00a0=\u00a0{points['k'].iloc[0]}; one seed; {points['scorer'].iloc[0]} scores. A point is a bin of latents "
+        f"({span(bins)} bins a coder, of equal firing counts, about {share:.2g}% of the scored latents' firings, or a single "
+        "latent with more), all set to 0 in the spliced model, against the splice with all of them; "
+        f"n\u00a0=\u00a0{span(points['sequences'])} sequences, bootstrap 95% intervals over sequences, paired; "
+        f"{span(latents)} latents a coder. Latents without a score are in no bin: they have {span(left.round())}% of "
+        "all firings."
     )

@@ -73,8 +73,9 @@ def _pairs(spec: FigureSpec) -> list[list[Pair]]:
     found: dict[tuple[str, str], list[Pair]] = {}
     for _, group in groupby(sorted(coders, key=lambda coder: (cell(coder), coder)), key=cell):
         here = list(group)
-        for binary in BINARY:
-            continuous = _counterpart(binary, {coder.binariser for coder in here})
+        there = {coder.binariser for coder in here}
+        for binary in sorted((name for name in there if not REGISTRY[name].continuous), key=_rank(BINARY)):
+            continuous = _counterpart(binary, there)
             pair = Pair(_by_seed(here, binary), _by_seed(here, continuous))
             if pair.binary and pair.continuous:
                 found.setdefault((binary, continuous or ""), []).append(pair)

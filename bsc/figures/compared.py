@@ -7,12 +7,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from bsc.coders.binarisers.registry import in_order
 from bsc.errors import UserError
 from bsc.figures import style
 from bsc.figures.distributions import PREFERRED
 from bsc.figures.panels import ARCHITECTURE_NAMES, place
-from bsc.figures.results import KEYS, SCORES, evaluations, scores, span
+from bsc.figures.results import KEYS, SCORES, binarisers_of, evaluations, scores, span
 from bsc.paths import ARCHITECTURES
 from bsc.stages import FigureSpec
 
@@ -61,19 +60,15 @@ def _draw_binarisers(table: pd.DataFrame, scorer: str, spec: FigureSpec, output:
         f"the unscored have {left.min():.0f} to "
         f"{left.max():.0f}% of firings. Better is up and to the left. Differences with their intervals: comparisons.csv."
     )
-    style.finish(figure, [style.handle(name, spec.labels[name], spec.style) for name in _names(spec)], note, spec.style)
+    style.finish(figure, [style.handle(name, spec.labels[name], spec.style) for name in binarisers_of(spec)], note, spec.style)
     ends = ("", "_low", "_high")
     shown = [*KEYS, *(f"{name}{end}" for name in ("ce_increase", *SCORES) for end in ends), "latents_scored"]
     style.save(figure, table[shown], output)
 
 
-def _names(spec: FigureSpec) -> list[str]:
-    return in_order(spec.labels)
-
-
 def _binarisers(axes: Axes, here: pd.DataFrame, score: str, spec: FigureSpec) -> None:
     axes.axvline(0, color="#C8C8C8", linewidth=0.7)
-    for name in _names(spec):
+    for name in binarisers_of(spec):
         mine = here[here["binariser"] == name]
         look = {**style.mark(name, spec.style).line, "linestyle": "none"}
         errors = [np.nan_to_num(_ends(mine, column)) for column in ("ce_increase", score)]

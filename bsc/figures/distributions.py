@@ -9,14 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from bsc import paths
-from bsc.coders.binarisers.registry import in_order
 from bsc.errors import UserError
 from bsc.evaluation.bootstrap import bootstrap_mean
 from bsc.evaluation.metrics import ULTRA_HIGH
 from bsc.figures import style
 from bsc.figures.frequencies import power
 from bsc.figures.panels import ARCHITECTURE_NAMES, Panel, grid
-from bsc.figures.results import KIND, span
+from bsc.figures.results import KIND, binarisers_of, span
 from bsc.io import read_parquet
 from bsc.stages import FigureSpec, coders_of
 
@@ -66,10 +65,6 @@ def _counts(latents: pd.DataFrame) -> str:
     return f"k\u00a0=\u00a0{latents['k'].iloc[0]}; n\u00a0=\u00a0{span(sizes)} scored latents a coder, {several}"
 
 
-def _names(spec: FigureSpec) -> list[str]:
-    return in_order(spec.labels)
-
-
 def by_rate(latents: pd.DataFrame, spec: FigureSpec) -> pd.DataFrame:
     """Mean F1 in bins of the firing rate, three a decade: one row a kind of coder and bin: rate, latents, f1, low, high.
 
@@ -97,13 +92,13 @@ def _draw_rates(latents: pd.DataFrame, scorer: str, spec: FigureSpec, output: Pa
         f"{_counts(latents)}the others are too rare, too dense or not sampled. Dots: latents. Lines: means of three bins a "
         f"decade with at least {_FEWEST} latents, bootstrap 95% interval over latents. Shaded: firing on over 10% of tokens."
     )
-    style.finish(figure, [style.handle(name, spec.labels[name], spec.style) for name in _names(spec)], note, spec.style)
+    style.finish(figure, [style.handle(name, spec.labels[name], spec.style) for name in binarisers_of(spec)], note, spec.style)
     style.save(figure, points, output)
 
 
 def _rate_panel(axes: Axes, panel: Panel, own: pd.DataFrame, points: pd.DataFrame, spec: FigureSpec) -> None:
     axes.axvspan(ULTRA_HIGH, 1, color="#F6E7D8", zorder=0, linewidth=0)
-    for name in _names(spec):
+    for name in binarisers_of(spec):
         mark = style.mark(name, spec.style)
         dots, line = own[own["binariser"] == name], points[(points["binariser"] == name) & (points["latents"] >= _FEWEST)]
         axes.scatter(dots["rate"], dots["f1"], s=2, color=mark.colour, alpha=0.15, linewidths=0, rasterized=True)
@@ -133,7 +128,7 @@ def _draw_distribution(latents: pd.DataFrame, scorer: str, spec: FigureSpec, out
         "cut off where they leave the panel. Right: answers are yes or no, so a latent is one point of its ROC plane; dots are "
         "latents, marks are means."
     )
-    style.finish(figure, [style.handle(name, spec.labels[name], spec.style) for name in _names(spec)], note, spec.style)
+    style.finish(figure, [style.handle(name, spec.labels[name], spec.style) for name in binarisers_of(spec)], note, spec.style)
     style.save(figure, histograms(latents), output)
 
 
@@ -153,7 +148,7 @@ def histograms(latents: pd.DataFrame) -> pd.DataFrame:
 
 def _histogram(axes: Axes, group: pd.DataFrame, spec: FigureSpec) -> None:
     shares = histograms(group)
-    for name in _names(spec):
+    for name in binarisers_of(spec):
         for control, dashes, width in (("none", "-", 1.2), ("shuffled", ":", 0.9)):
             mine = shares[(shares["binariser"] == name) & (shares["control"] == control)]
             if len(mine):
@@ -165,7 +160,7 @@ def _histogram(axes: Axes, group: pd.DataFrame, spec: FigureSpec) -> None:
 def _errors(axes: Axes, group: pd.DataFrame, spec: FigureSpec) -> None:
     axes.plot([0, 1], [0, 1], color="#C8C8C8", linewidth=0.7, zorder=1)
     own = group[group["control"] == "none"]
-    for name in _names(spec):
+    for name in binarisers_of(spec):
         mark, mine = style.mark(name, spec.style), own[own["binariser"] == name]
         x, y = mine["false_positive_rate"], mine["true_positive_rate"]
         axes.scatter(x, y, s=2, color=mark.colour, alpha=0.15, linewidths=0, rasterized=True)

@@ -1,6 +1,7 @@
 """Sparse probing: how well a few latents, or a few dimensions, tell a document's label (the figure 21, *ours*)."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,16 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from bsc import paths
-from bsc.coders.binarisers.registry import in_order
 from bsc.figures import style
 from bsc.figures.panels import ARCHITECTURE_NAMES, place
-from bsc.figures.results import span
+from bsc.figures.results import binarisers_of, span
 from bsc.io import read_json, read_parquet
 from bsc.paths import ARCHITECTURES
 from bsc.stages import FigureSpec, coders_of
 
 MEAN = "mean over labels"
-_RAW = {"color": style.GREY, "marker": ".", "linestyle": ":"}
+_RAW: dict[str, Any] = {"color": style.GREY, "marker": ".", "linestyle": ":"}
 _POOLINGS = ("max", "mean")
 
 
@@ -38,9 +38,9 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
             line[0].set_title(f"{ARCHITECTURE_NAMES[cell[0]]}, {place(cell[2])}\n{_POOLINGS[0]}-pooled")
             line[0].set_ylabel("AUROC")
         for axes in grid[-1]:
-            axes.set_xlabel("latents that a probe reads")
-        handles = [style.handle(name, spec.labels[name], spec.style) for name in in_order(spec.labels)]
-        raw = [Line2D([], [], label="activations, n best", **_RAW), Line2D([], [], label="all of them", color=style.GREY)]
+            axes.set_xlabel("latents read")
+        handles = [style.handle(name, spec.labels[name], spec.style) for name in binarisers_of(spec)]
+        raw = [Line2D([], [], label="activations, n best", **_RAW), Line2D([], [], label="activations, all", color=style.GREY)]
         style.finish(figure, [*handles, *raw], _note(points), spec.style)
         style.save(figure, points, output)
 
@@ -63,7 +63,7 @@ def _panel(axes: Axes, here: pd.DataFrame, spec: FigureSpec) -> None:
     axes.axhspan(whole["auroc_low"], whole["auroc_high"], color="#ECECEC", zorder=0.5, linewidth=0)
     axes.axhline(whole["auroc"], color=style.GREY, linewidth=0.8)
     lines = [(raw[raw["count"] > 0], _RAW)]
-    for name in in_order(spec.labels):
+    for name in binarisers_of(spec):
         mine = here[(here["binariser"] == name) & (here["source"] == "latents")]
         lines.append((mine, style.mark(name, spec.style).line))
     for place_, (line, look) in enumerate(lines):
@@ -77,9 +77,9 @@ def _panel(axes: Axes, here: pd.DataFrame, spec: FigureSpec) -> None:
 
 def _note(points: pd.DataFrame) -> str:
     return (
-        f"k\u00a0=\u00a0{points['k'].iloc[0]}; one seed. Logistic regressions on the n latents that differ most between a label "
-        f"and the others on training documents; mean over {span(points['labels'])} labels. "
-        f"n\u00a0=\u00a0{span(points['test_documents'])} test documents of {span(points['documents'])}, bootstrap 95% intervals "
-        "over test documents. Grey: the same on the activations that the encoder reads, dotted on their n best dimensions, solid "
-        "on all of them."
+        f"k\u00a0=\u00a0{points['k'].iloc[0]}; one seed. Logistic regressions on the n latents that differ most between a "
+        f"label and the others on training documents; mean over {span(points['labels'])} labels. "
+        f"n\u00a0=\u00a0{span(points['test_documents'])} test documents of {span(points['documents'])}, bootstrap 95% "
+        "intervals over test documents. Grey: the same on the activations that the encoder reads, dotted on their n best "
+        "dimensions, solid on all of them."
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from bsc.coders.binarisers.registry import kind_of
 from bsc.paths import CoderId
 
 CONTINUOUS = ("topk", "groupmax")
@@ -108,11 +109,11 @@ def cell(coder: CoderId) -> tuple[str, str, str, int]:
 
 
 def compared(coders: Sequence[CoderId]) -> list[CoderId]:
-    """The binary and continuous coders of the cells that have both; what lies between, and variants, is on neither side."""
-    sides = [coder for coder in coders if coder.binariser in (*CONTINUOUS, *BINARY)]
+    """The binary and continuous coders of the cells that have both; what lies between is on neither side."""
+    sides = [coder for coder in coders if kind_of(coder.binariser) in (*CONTINUOUS, *BINARY)]
     kinds: dict[object, set[bool]] = {}
     for coder in sides:
-        kinds.setdefault(cell(coder), set()).add(coder.binariser in CONTINUOUS)
+        kinds.setdefault(cell(coder), set()).add(kind_of(coder.binariser) in CONTINUOUS)
     return [coder for coder in sides if len(kinds[cell(coder)]) == 2]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bsc import paths
-from bsc.coders.binarisers.registry import REGISTRY
+from bsc.coders.binarisers.registry import REGISTRY, in_order
 from bsc.io import read_json
 from bsc.paths import JOINT, CoderId
 from bsc.stages import FigureSpec, coders_of
@@ -34,6 +34,11 @@ STATUSES = ("scored", "too_rare", "too_dense", "not_sampled")
 
 SEEDS, BOOTSTRAP, NOTHING = "s.e.m. over seeds", "bootstrap 95%", ""
 """What `low` and `high` of a mean over seeds are."""
+
+
+def binarisers_of(spec: FigureSpec) -> list[str]:
+    """The binarisers and variants that a figure shows, in the registry's order."""
+    return in_order(spec.labels)
 
 
 def interval(name: str, found: Mapping[str, Any] | None) -> dict[str, float]:

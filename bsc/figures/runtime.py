@@ -7,10 +7,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from bsc import paths
-from bsc.coders.binarisers.registry import in_order
 from bsc.figures import style
 from bsc.figures.panels import ARCHITECTURE_NAMES
-from bsc.figures.results import span
+from bsc.figures.results import binarisers_of, span
 from bsc.io import read_json, read_parquet
 from bsc.paths import ARCHITECTURES
 from bsc.stages import FigureSpec, coders_of
@@ -35,7 +34,7 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
             axes.set_title(f"{ARCHITECTURE_NAMES[architecture]}\nM = {int(here['latents'].iloc[0]):,}")
             axes.set_ylabel("milliseconds a step" if number % across == 0 else "")
         style.finish(
-            figure, [style.handle(n, spec.labels[n], spec.style) for n in _shown(spec)], _time_note(points), spec.style
+            figure, [style.handle(n, spec.labels[n], spec.style) for n in binarisers_of(spec)], _time_note(points), spec.style
         )
         style.save(figure, points, output)
 
@@ -59,7 +58,7 @@ def runtimes(spec: FigureSpec, results: Path) -> pd.DataFrame:
 
 def _times(axes: Axes, here: pd.DataFrame, spec: FigureSpec) -> None:
     ks = sorted(int(k) for k in here["k"].unique())
-    for name in _shown(spec):
+    for name in binarisers_of(spec):
         mine = here[here["binariser"] == name].sort_values("k")
         if len(mine):
             ends = np.stack([mine["milliseconds"] - mine["fastest"], mine["slowest"] - mine["milliseconds"]])
@@ -69,10 +68,6 @@ def _times(axes: Axes, here: pd.DataFrame, spec: FigureSpec) -> None:
     axes.minorticks_off()
     axes.set_xlim(min(ks) * 2**-0.5, max(ks) * 2**0.5)
     axes.set_xlabel("k (latents a token)")
-
-
-def _shown(spec: FigureSpec) -> list[str]:
-    return in_order(spec.labels)
 
 
 def _time_note(points: pd.DataFrame) -> str:

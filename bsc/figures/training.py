@@ -10,10 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from bsc import paths
-from bsc.coders.binarisers.registry import in_order
 from bsc.figures import style
 from bsc.figures.panels import ARCHITECTURE_NAMES, place, sites
-from bsc.figures.results import KIND, evaluations, span
+from bsc.figures.results import KIND, binarisers_of, evaluations, span
 from bsc.figures.text import wrapped
 from bsc.io import read_json, read_parquet
 from bsc.paths import ARCHITECTURES
@@ -71,7 +70,7 @@ def _draw_curves(spec: FigureSpec, results: Path, output: Path) -> None:
 
 def _lines(axes: Axes, here: pd.DataFrame, column: str, depths: list[tuple[str, str]], spec: FigureSpec) -> None:
     """A line for each binariser, in its colour, and site, by its dashes. FVU is on a logarithmic axis."""
-    for name in in_order(spec.labels):
+    for name in binarisers_of(spec):
         for number, (model, hookpoint) in enumerate(depths):
             mine = here[(here["binariser"] == name) & (here["model"] == model) & (here["hookpoint"] == hookpoint)]
             dashes = _LINESTYLES[number % len(_LINESTYLES)]
@@ -93,9 +92,7 @@ def _short(value: float) -> str:
 
 
 def _legend(spec: FigureSpec, depths: list[tuple[str, str]]) -> list[Any]:
-    lines = [
-        Line2D([], [], label=spec.labels[name], color=style.mark(name, spec.style).colour) for name in in_order(spec.labels)
-    ]
+    lines = [Line2D([], [], label=spec.labels[name], color=style.mark(name, spec.style).colour) for name in binarisers_of(spec)]
     several = len({model for model, _ in depths}) > 1
     if len(depths) > 1:
         for number, (model, hookpoint) in enumerate(depths):
@@ -145,7 +142,7 @@ def _draw_larger(spec: FigureSpec, results: Path, output: Path) -> None:
 
 def _increases(axes: Axes, here: pd.DataFrame, depths: list[str], spec: FigureSpec) -> None:
     ks = sorted(int(k) for k in here["k"].unique())
-    for name in in_order(spec.labels):
+    for name in binarisers_of(spec):
         for (_, hookpoint), mine in here[here["binariser"] == name].groupby(["architecture", "hookpoint"], sort=True):
             dashes = {"linestyle": _LINESTYLES[depths.index(str(hookpoint)) % len(_LINESTYLES)]}
             means = mine.groupby("k")[["ce_increase", "ce_increase_low", "ce_increase_high"]].mean()

@@ -3,14 +3,16 @@
 The stream is the store's usable rows (no position 0), epoch after epoch, each epoch in its own order; batch i is the i-th cut
 of the stream, so every batch is full, every row comes once an epoch, and a run that is resumed at step s reads on without
 replaying what came before. A store that is too big to stay in memory is shuffled in windows: the order of its shards, then
-the rows within as many shards as fit. Rows are read from the memory-mapped files, sorted, so that reads go forward.
+the rows within as many shards as fit. So all coders of a seed read the same batches, whatever side of the module they read.
+Rows are read from the memory-mapped files, sorted, so that reads go forward; a window's before the next window's, so that
+activations that are computed as they are read need no more room than one window.
 """
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -64,18 +66,27 @@ class Batches:
             raise UserError("no activations to train on", where=store.hookpoint, fix="give the train split more tokens")
         self._store, self._tokens, self._seed, self._device = store, tokens, seed, device
         self._sides: tuple[Literal["input", "output"], ...] = ("output",) if reads == "output" else ("input", "output")
-        self._window_rows = window_rows or WINDOW_BYTES // (2 * store.width * len(self._sides))
+        self._window_rows = window_rows or WINDOW_BYTES // (2 * 2 * store.width)
+        self._first_rows = [shard.first_row for shard in store.shards]
         self._windows = lru_cache(maxsize=2)(self._make_windows)
         self._shuffled = lru_cache(maxsize=2)(self._shuffle)
 
     def at(self, step: int) -> Batch:
         """Batch number `step`, counted from 0."""
-        rows = self.rows(step)
-        read = [self._gather(rows, side) for side in self._sides]
-        return Batch(read[0], read[-1])
+        pieces = self._pieces(step)
+        rows = np.sort(np.concatenate(pieces))
+        read = [self._empty(len(rows)) for _ in self._sides]
+        for shard in self._shards_of(pieces):
+            self._gather(rows, shard, read)
+        moved = [gathered.to(self._device, non_blocking=True).float() for gathered in read]
+        return Batch(moved[0], moved[-1])
 
     def rows(self, step: int) -> Int64[np.ndarray, " tokens"]:
         """The store's rows that make batch `step`, ascending."""
+        return np.sort(np.concatenate(self._pieces(step)))
+
+    def _pieces(self, step: int) -> list[Int64[np.ndarray, " rows"]]:
+        """The rows of batch `step`, window by window as the stream has them."""
         start, stop = step * self._tokens, (step + 1) * self._tokens
         pieces: list[Int64[np.ndarray, " rows"]] = []
         while start < stop:
@@ -83,7 +94,12 @@ class Batches:
             taken = min(stop - start, self._store.usable_rows - first)
             pieces.extend(self._of_epoch(epoch, first, first + taken))
             start += taken
-        return np.sort(np.concatenate(pieces))
+        return pieces
+
+    def _shards_of(self, pieces: list[Int64[np.ndarray, " rows"]]) -> list[Shard]:
+        """The shards that hold the rows, those of the first piece first."""
+        held = (np.unique(np.searchsorted(self._first_rows, piece, side="right") - 1).tolist() for piece in pieces)
+        return [self._store.shards[number] for number in dict.fromkeys(chain.from_iterable(held))]
 
     def _of_epoch(self, epoch: int, first: int, last: int) -> Iterator[Int64[np.ndarray, " rows"]]:
         for number, window in enumerate(self._windows(epoch)):
@@ -112,15 +128,16 @@ class Batches:
         rows = np.concatenate([np.arange(shard.first_row, shard.first_row + shard.rows) for shard in shards])
         return np.random.default_rng([self._seed, epoch, number]).permutation(rows[rows % self._store.context != 0])
 
-    def _gather(self, rows: Int64[np.ndarray, " tokens"], side: Literal["input", "output"]) -> Float[Tensor, "tokens d"]:
-        gathered = torch.empty(len(rows), self._store.width, dtype=torch.bfloat16, pin_memory=self._device.type == "cuda")
-        for shard in self._store.shards:
-            first, last = np.searchsorted(rows, [shard.first_row, shard.first_row + shard.rows])
-            if first < last:
-                stored: BFloat16[Tensor, "rows d"] = getattr(shard, side)
-                picked = torch.from_numpy(rows[first:last] - shard.first_row)
-                torch.index_select(stored, 0, picked, out=gathered[first:last])
-        return gathered.to(self._device, non_blocking=True).float()
+    def _gather(self, rows: Int64[np.ndarray, " tokens"], shard: Shard, read: list[BFloat16[Tensor, "tokens d"]]) -> None:
+        """Put those of the rows that a shard holds in their places, side by side."""
+        first, last = np.searchsorted(rows, [shard.first_row, shard.first_row + shard.rows])
+        picked = torch.from_numpy(rows[first:last] - shard.first_row)
+        for side, gathered in zip(self._sides, read, strict=True):
+            stored: BFloat16[Tensor, "rows d"] = getattr(shard, side)
+            torch.index_select(stored, 0, picked, out=gathered[first:last])
+
+    def _empty(self, rows: int) -> BFloat16[Tensor, "tokens d"]:
+        return torch.empty(rows, self._store.width, dtype=torch.bfloat16, pin_memory=self._device.type == "cuda")
 
 
 def prefetched(make: Callable[[int], Made], steps: range, ahead: int = 2) -> Generator[Made, None, None]:

@@ -14,6 +14,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 Handler = Callable[[int, FrameType | None], object] | int | None
 
 
+class Stopped(Exception):
+    """Raised where a run that was told to stop does so."""
+
+
 class Interruption:
     """While it is entered, the first of SIGNALS that comes is kept in `received`; the same one again acts as it did before.
 
@@ -32,6 +36,11 @@ class Interruption:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         for number in list(self._previous):
             self._restore(number)
+
+    def check(self) -> None:
+        """Raise Stopped if a signal has come; may be called from any thread."""
+        if self.received:
+            raise Stopped(f"stopped by {self.received.name}")
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)

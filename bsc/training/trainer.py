@@ -21,18 +21,20 @@ from bsc.training.schedules import rate_at
 class Trainer:
     """The coder of a spec, its optimiser, its noise, its dead and its frequent latents and its log, after `step` steps.
 
-    The coder is drawn from the spec's seed and its biases are set from `first`, batch 0. Weights and optimiser are float32;
-    the dense products are bfloat16 where `dtype` says so. Raises ValueError when the spec has no learning rate.
+    The coder is drawn from the spec's seed and its biases are set from `first`, batch 0; without it, `load` must follow.
+    Weights and optimiser are float32; the dense products are bfloat16 where `dtype` says so. Raises ValueError when the spec
+    has no learning rate.
     """
 
-    def __init__(self, spec: CoderSpec, first: Batch, device: torch.device) -> None:
+    def __init__(self, spec: CoderSpec, first: Batch | None, device: torch.device) -> None:
         if spec.learning_rate is None:
             raise ValueError("a spec without a learning rate: the choice of a sweep has to give one")
         self.spec, self.device, self.peak = spec, device, spec.learning_rate
         self.steps = spec.tokens // spec.batch_tokens
         self.step = 0
         self.coder = SparseCoder.build(spec).to(device).train()
-        self.coder.initialise_from(first.x, first.y)
+        if first is not None:
+            self.coder.initialise_from(first.x, first.y)
         self.log = TrainingLog(self.steps, spec.batch_tokens)
         self._optimiser = build_optimiser(spec.optimiser, dict(self.coder.named_parameters()))
         self._silence = Silence(spec.latents, spec.dead_after_tokens, device)

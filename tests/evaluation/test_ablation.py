@@ -165,9 +165,13 @@ def test_a_model_that_cannot_be_cut_is_refused(tiny_model, tiny_tokens, tmp_path
     assert not (tmp_path / "ablation").exists()
 
 
-def test_no_scored_latent_is_said_before_the_model_is_loaded(tiny_model, tiny_tokens, tmp_path, scores):
-    spec = spec_of("layers.0.mlp")
-    write_parquet(scores / "scores.parquet", pd.read_parquet(scores / "scores.parquet").iloc[:0])
+def test_without_a_scored_latent_there_is_no_bin(tiny_model, tiny_tokens, tmp_path, scores):
+    save(tmp_path / "coder", "transcoder")
+    table = pd.read_parquet(scores / "scores.parquet")
+    write_parquet(scores / "scores.parquet", table.iloc[:0])
     write_manifest(scores, ["scores.parquet"], {})
-    with pytest.raises(UserError, match="no latent has a fuzzing score"):
-        ablate(spec, tmp_path / "no-model", tiny_tokens, tmp_path / "coder", scores, tmp_path / "ablation")
+    ablate(spec_of("layers.0.mlp"), tiny_model, tiny_tokens, tmp_path / "coder", scores, tmp_path / "ablation")
+    bins = pd.read_parquet(tmp_path / "ablation" / "bins.parquet")
+    assert bins.empty
+    assert {"f1", "ce_change", "fvu_change_high"} <= set(bins)
+    assert (pd.read_parquet(tmp_path / "ablation" / "sequences.parquet")["bin"] == WHOLE).all()

@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bsc.evaluation.bins import bin_facts, equal_firing_bins
@@ -14,6 +14,7 @@ def latents_of(f1, firings):
 some = st.lists(st.tuples(st.sampled_from([0.0, 0.2, 0.5, 0.8, 1.0]), st.integers(0, 400)), min_size=1, max_size=60)
 
 
+@settings(deadline=None)
 @given(drawn=some, bins=st.integers(2, 20))
 def test_bins_hold_every_firing_latent_once_by_rising_f1(drawn, bins):
     f1, firings = map(list, zip(*drawn, strict=True))

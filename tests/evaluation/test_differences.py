@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -121,6 +121,7 @@ def test_verdicts_follow_the_interval(low, high, sign, margin, said):
     assert verdict(Interval((low + high) / 2, low, high), sign=sign, margin=margin) == said
 
 
+@settings(deadline=None)
 @given(value=st.floats(0.01, 1), half=st.floats(0.02, 5), units=st.integers(2, 500))
 def test_units_to_resolve_shrink_the_interval_to_the_difference(value, half, units):
     needed = units_to_resolve(Interval(value, value - half, value + half), units)

@@ -216,10 +216,53 @@ def write_results(
         own = latent_scores_of(coder) if scored else latent_scores_of(coder).iloc[:0]
         write_parquet(results / coder.at(paths.SCORES, variant="trained") / "scores.parquet", own)
         write_parquet(results / coder.at(paths.LATENTS, variant="trained") / "counts.parquet", counts_of(coder))
+        write_ablation(results / coder.at(paths.ABLATION), coder, scored=scored)
+        write_probes(results / coder.at(paths.PROBES), coder)
         for variant in variants:
             for explainer in EXPLAINERS:
                 folder = results / coder.at(paths.interpreted(paths.SCORES, explainer), variant=variant)
                 write_json(folder / "summary.json", summary_of(coder, variant, explainer, scored=scored))
+
+
+def bins_of(coder: CoderId, bins: int = 12) -> pd.DataFrame:
+    """Bins of an ablation: the better a bin is explained, the more it is worth."""
+    f1 = np.linspace(0.05, 0.98, bins)
+    changes = {"ce_change": 0.01 * f1 / coder.k, "accuracy_change": -0.002 * f1, "fvu_change": 0.02 * f1}
+    ends = {
+        f"{name}{end}": values * by for name, values in changes.items() for end, by in (("", 1), ("_low", 0.7), ("_high", 1.3))
+    }
+    return pd.DataFrame({"bin": range(bins), "latents": 10, "firings": 1_000, "f1": f1, **ends})
+
+
+def write_ablation(folder: Path, coder: CoderId, *, scored: bool) -> None:
+    """What the figure reads of `bsc ablation`."""
+    bins = bins_of(coder).iloc[: None if scored else 0]
+    write_parquet(folder / "bins.parquet", bins)
+    write_manifest(folder, ["bins.parquet"], {"scorer": "fuzzing", "sequences": 16, "firings": int(bins["firings"].sum())})
+
+
+def probes_of(coder: CoderId) -> pd.DataFrame:
+    """Probes: five latents tell more than one, binary ones a little less, and all dimensions tell the most."""
+    rank = list(REGISTRY).index(coder.binariser)
+    rows = []
+    for source in ("latents", "raw"):
+        for pooling in ("max", "mean"):
+            for count in (1, 2, 5, *([0] if source == "raw" else [])):
+                value = 0.95 if count == 0 else 0.6 + 0.04 * count - 0.01 * rank * (source == "latents")
+                rows += [
+                    {
+                        **{"source": source, "pooling": pooling, "count": count, "label": label, "features": [1]},
+                        **{f"auroc{end}": value + by for end, by in (("", 0), ("_low", -0.03), ("_high", 0.03))},
+                    }
+                    for label in ("code", "mean over labels")
+                ]
+    return pd.DataFrame(rows)
+
+
+def write_probes(folder: Path, coder: CoderId) -> None:
+    """What the figure reads of `bsc probe`."""
+    write_parquet(folder / "probes.parquet", probes_of(coder))
+    write_json(folder / "metrics.json", {"documents": 90, "test_documents": 27, "labels": 2})
 
 
 WORDS = (

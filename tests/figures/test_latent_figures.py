@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_up_results import counts_of, figure_spec, grid, latent_scores_of, metrics_of, summary_of
+from made_up_results import bins_of, counts_of, figure_spec, grid, latent_scores_of, metrics_of, probes_of, summary_of
 
 from bsc.errors import UserError
 from bsc.figures.distributions import F1_BINS
@@ -91,3 +91,31 @@ def test_table2_is_one_k_of_table1(written, tmp_path: Path) -> None:
     expected = first[(first["k"] == 32) | first["k"].isna()].reset_index(drop=True)
     pd.testing.assert_frame_equal(second, expected)
     assert "tab:table2" in (tmp_path / "table2.tex").read_text()
+
+
+def test_ablation_shows_each_bin_of_the_first_seeds(written, tmp_path: Path) -> None:
+    coders = grid(architectures=("sae", "skip-transcoder"))
+    table = drawn("fig18", coders, written(coders), tmp_path)
+    assert set(table["k"]) == {32}
+    assert set(table["seed"]) == {1}
+    for coder in (coder for coder in coders if coder.k == 32 and coder.seed == 1):
+        mine = table[(table["binariser"] == coder.binariser) & (table["architecture"] == coder.architecture)]
+        assert mine["ce_change"].tolist() == pytest.approx(bins_of(coder)["ce_change"].tolist(), rel=1e-7)
+        assert mine["share"].sum() == pytest.approx(1)
+        assert mine["unscored"].iloc[0] == pytest.approx(1 - 12_000 / counts_of(coder)["firings"].sum(), rel=1e-6)
+
+
+def test_ablation_of_nothing_is_drawn_empty(written, tmp_path: Path) -> None:
+    coders = grid(seeds=(1,))
+    results = written(coders, scored=False)
+    draw(figure_spec("fig18", coders), results, tmp_path / "fig18")
+    assert len((tmp_path / "fig18.csv").read_text().splitlines()) == 1
+
+
+def test_probing_shows_latents_beside_the_same_activations(written, tmp_path: Path) -> None:
+    coders = grid()
+    table = drawn("fig21", coders, written(coders), tmp_path)
+    for coder in (coder for coder in coders if coder.k == 32 and coder.seed == 1):
+        mine = table[(table["binariser"] == coder.binariser)].reset_index(drop=True)
+        assert mine["auroc"].tolist() == pytest.approx(probes_of(coder)["auroc"].tolist(), rel=1e-7)
+    assert (table["test_documents"] == 27).all()

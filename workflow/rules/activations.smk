@@ -39,8 +39,11 @@ for name, hooked in plan.config.models.items():
             " --output {params.output:q} --log {log:q}"
 
 
+# The index of the train split lists shards or is a recipe; where cohorts are trained, it appears when they are.
+listed = "|".join(split for split in stored_splits(plan.config) if not (in_cohorts and split == "train"))
+
+
 rule index:
-    """List a hookpoint's shards with their checksums; what reads activations takes this."""
     input:
         lambda w: [
             at(
@@ -58,6 +61,9 @@ rule index:
         log_of(paths.INDEX.removesuffix(".json")),
     benchmark:
         benchmark_of(paths.INDEX.removesuffix(".json"))
+    """List a hookpoint's shards with their checksums; what reads activations takes this."""
+    wildcard_constraints:
+        split=listed,
     conda:
         "../envs/bsc.yaml"
     threads: 1
@@ -68,3 +74,71 @@ rule index:
         context=lambda w: plan.context(w.split),
     shell:
         "python -m bsc index --shards {input:q} --context {params.context} --output {output:q} --log {log:q}"
+
+
+if in_cohorts and not streamed:
+
+    use rule index as source with:
+        output:
+            at(paths.SOURCE),
+        log:
+            log_of(paths.SOURCE.removesuffix(".json")),
+        benchmark:
+            benchmark_of(paths.SOURCE.removesuffix(".json"))
+        wildcard_constraints:
+            split="train",
+
+
+if streamed:
+
+    rule recipe:
+        """Say how a hookpoint's activations are made, in the jobs that read them."""
+        input:
+            model=at(paths.MODEL, file="manifest.json"),
+            tokens=at(paths.TOKENS, file="manifest.json"),
+        output:
+            at(paths.SOURCE if in_cohorts else paths.INDEX, model="{model}", split="train", hookpoint="{hookpoint}"),
+        log:
+            log_of("activations/{model}/train/{hookpoint}.recipe"),
+        benchmark:
+            benchmark_of("activations/{model}/train/{hookpoint}.recipe")
+        conda:
+            "../envs/bsc.yaml"
+        threads: 1
+        resources:
+            mem_mb=grown(2_000),
+            runtime=grown(60),
+        params:
+            **spec(lambda w: plan.recipe(w.model, w.hookpoint)),
+            model=folder("model"),
+            tokens=folder("tokens"),
+        shell:
+            "python -m bsc recipe --spec {params.spec:q} --model {params.model:q} --tokens {params.tokens:q}"
+            " --output {output:q} --log {log:q}"
+
+
+if in_cohorts:
+
+    rule trained:
+        """Let the coders of a hookpoint be written: all the cohorts that read its activations are trained."""
+        input:
+            source=at(paths.SOURCE, model="{model}", split="train", hookpoint="{hookpoint}"),
+            cohorts=lambda w: [
+                at(paths.COHORT, model=model, hookpoint=hookpoint, seed=seed, part=part)
+                for model, hookpoint, seed, part in plan.cohorts
+                if (model, hookpoint) == (w.model, w.hookpoint)
+            ],
+        output:
+            at(paths.INDEX, model="{model}", split="train", hookpoint="{hookpoint}"),
+        log:
+            log_of("activations/{model}/train/{hookpoint}.trained"),
+        benchmark:
+            benchmark_of("activations/{model}/train/{hookpoint}.trained")
+        conda:
+            "../envs/bsc.yaml"
+        threads: 1
+        resources:
+            mem_mb=grown(1_000),
+            runtime=grown(60),
+        shell:
+            "cp {input.source:q} {output:q} 2> {log:q}"

@@ -38,5 +38,32 @@ rule train:
         choice=lambda w, input: ["--choice", *input.choice] if input.choice else [],
         output=folder("output"),
     shell:
-        "python -m bsc train --spec {params.spec:q} --activations {input.index:q} {params.choice:q}"
+        "python -m bsc train --spec {params.spec:q} --digest {params.code:q} --activations {input.index:q} {params.choice:q}"
         " --output {params.output:q} --log {log:q}"
+
+
+if in_cohorts:
+
+    rule cohort:
+        """Train coders that read the same batches, up to where `train` has nothing left to do but to write each."""
+        input:
+            index=ancient(at(paths.SOURCE, model="{model}", split="train", hookpoint="{hookpoint}")),
+        output:
+            at(paths.COHORT),
+        log:
+            log_of(paths.COHORT.removesuffix(".json")),
+        benchmark:
+            benchmark_of(paths.COHORT.removesuffix(".json"))
+        conda:
+            "../envs/bsc.yaml"
+        threads: 1
+        resources:
+            mem_mb=lambda w, attempt: (8_000 + cohort_megabytes(w)) * 2 ** (attempt - 1),
+            runtime=grown(24 * 60),
+            gpus=1,
+        params:
+            **spec(lambda w: plan.cohort(*cohort_of(w))),
+            coders=lambda w: f"{results}/coders",
+        shell:
+            "python -m bsc cohort --spec {params.spec:q} --activations {input.index:q} --coders {params.coders:q}"
+            " --output {output:q} --log {log:q}"

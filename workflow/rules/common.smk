@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(workflow.basedir)))
 from snakemake.exceptions import WorkflowError
 
 from bsc import config as bsc_config, paths
-from bsc.activations.disk import check_disk
+from bsc.activations.disk import check_disk, coder_bytes, is_streamed, stored_splits
 from bsc.errors import UserError
 from bsc.figures.registry import FIGURES
 from bsc.paths import CoderId
@@ -21,6 +21,7 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 results = plan.config.results
+streamed, in_cohorts = is_streamed(plan.config), plan.config.cohort > 1
 
 
 wildcard_constraints:
@@ -48,6 +49,18 @@ def coder_of(wildcards):
     return CoderId(w.model, w.hookpoint, w.architecture, w.binariser, int(w.k), int(w.seed))
 
 
+def cohort_of(wildcards):
+    """The key in `plan.cohorts` that a job's wildcards name."""
+    w = wildcards
+    return w.model, w.hookpoint, int(w.seed), int(w.part)
+
+
+def cohort_megabytes(wildcards):
+    """What a cohort's weights, gradients and optimisers take."""
+    coders = plan.cohorts[cohort_of(wildcards)]
+    return 4 * len(coders) * coder_bytes(plan.config, wildcards.model) // 10**6
+
+
 def folder(name):
     """The folder of a rule's input of this name (or folders, where it has several files), or of its `output`."""
 
@@ -61,11 +74,11 @@ def folder(name):
 
 
 def shard_files():
-    """Every shard of the splits that coders read."""
+    """Every shard of the splits whose activations are stored."""
     return [
         at(paths.SHARD, model=name, split=split, shard=shard, hookpoint=hookpoint)
         for name, hooked in plan.config.models.items()
-        for split in ("train", "interpretation")
+        for split in stored_splits(plan.config)
         for shard in range(plan.shards(split))
         for hookpoint in hooked.hookpoints
     ]

@@ -78,7 +78,7 @@ for figure, entry in FIGURES.items():
             "python -m bsc figure --spec {params.spec:q} --results {params.results:q} --output {params.output:q} --log {log:q}"
 
 
-rule gallery:
+rule figure_gallery:
     """The page of all figures and tables, with captions and links to the numbers."""
     input:
         figures=figure_files(),

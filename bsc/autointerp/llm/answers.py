@@ -7,6 +7,7 @@ safe between machines, a rollback journal under the file system's locks.
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -56,13 +57,15 @@ class AnswerCache:
             raise CorruptFile(f"not an answer cache ({error})", where=str(path), fix=fix) from error
         self._waiting: list[tuple[str, Reply, asyncio.Future[None]]] = []
         self._committing: asyncio.Task[None] | None = None
+        self._writing = threading.Lock()
 
     def __enter__(self) -> "AnswerCache":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._reader.close()
-        self._connection.close()
+        with self._writing:
+            self._reader.close()
+            self._connection.close()
 
     def get(self, key: str) -> Reply | None:
         """The reply that is kept under a key."""
@@ -73,6 +76,10 @@ class AnswerCache:
         """Keep some replies, all or none of them. Raises UserError when the disk is full."""
         rows = [(key, reply.as_json()) for key, reply in answers]
         counted = [(reply.characters, reply.prompt_tokens, reply.completion_tokens) for _, reply in answers]
+        with self._writing:
+            self._transact(rows, counted)
+
+    def _transact(self, rows: list[tuple[str, str]], counted: list[tuple[int, int, int]]) -> None:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", rows)
@@ -92,6 +99,10 @@ class AnswerCache:
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit())
         await kept
+
+    def flush(self) -> None:
+        """Write what arrived, without the event loop: it has been left."""
+        self.put([(key, reply) for key, reply, _ in self._waiting])
 
     async def settle(self) -> None:
         """Wait until nothing that arrived is still to be written."""

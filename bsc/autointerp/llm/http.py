@@ -6,8 +6,10 @@ not their number.
 
 import asyncio
 import contextlib
+import ssl
 from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from types import TracebackType
 from typing import Any
 
@@ -48,22 +50,36 @@ class HttpModel:
 
     def __init__(self, settings: Settings, cache: AnswerCache, server: Server | None) -> None:
         self._settings, self._cache, self._server = settings, cache, server
-        self._secret = settings.secret()
         self._breaker, self._budget = Breaker(f"llms.{settings.name}"), Budget(settings, cache)
         self._runner = asyncio.Runner()
         self._places = asyncio.Semaphore(settings.concurrency)
         self._stopping = asyncio.Event()
+        self._fault: Exception | None = None
         self._asked: dict[str, asyncio.Task[Outcome]] = {}
-        self._client: httpx.AsyncClient | None = None
+        self._idle: list[httpx.AsyncClient] = []
+        self._tls: ssl.SSLContext | None = None
 
     def __enter__(self) -> "HttpModel":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if isinstance(error, SystemExit | KeyboardInterrupt):
+            self._leave_at_once()
+            return
         try:
             self._runner.run(self._close())
         finally:
             self._runner.close()
+
+    def _leave_at_once(self) -> None:
+        """On a signal, which came in the middle of the event loop: it cannot run again. What arrived is kept all the same."""
+        self._runner.get_loop().set_exception_handler(lambda loop, context: None)  # of tasks that never end
+        self._cache.flush()
+
+    @cached_property
+    def _secret(self) -> str | None:
+        """The key, which is not needed before something is sent."""
+        return self._settings.secret()
 
     def ask(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         """The outcome of each request, in order; see `bsc.autointerp.llm.messages`.
@@ -75,11 +91,11 @@ class HttpModel:
         try:
             while ready := self._runner.run(self._advance(feed, waiting)):
                 yield from ready
-        except UserError:
-            self._runner.run(self._finish())
+        except (SystemExit, KeyboardInterrupt):
             raise
-        finally:
+        except BaseException:
             self._runner.run(self._abandon(waiting))
+            raise
 
     async def _advance(self, feed: Iterator[Request], waiting: "deque[asyncio.Task[Outcome]]") -> list[Outcome]:
         """Fill the window, wait for its first request, and return the outcomes at its beginning that are there."""
@@ -95,17 +111,13 @@ class HttpModel:
         return ready
 
     async def _first(self, waiting: "deque[asyncio.Task[Outcome]]") -> None:
-        """Wait for the first of the window; any other that raises ends the wait at once."""
-        pending = set(waiting)
-        while not waiting[0].done():
-            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-
-    async def _finish(self) -> None:
-        """Begin nothing more, and wait for what is under way: it is paid for."""
-        self._stopping.set()
-        await asyncio.gather(*self._asked.values(), return_exceptions=True)
+        """Wait for the first of the window, or raise what ended another once all under way, which is paid for, has come in."""
+        stopped = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({waiting[0], stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if self._fault is not None:
+            await asyncio.gather(*waiting, return_exceptions=True)
+            raise self._fault
 
     async def _abandon(self, waiting: "deque[asyncio.Task[Outcome]]") -> None:
         for task in waiting:
@@ -115,8 +127,8 @@ class HttpModel:
 
     async def _close(self) -> None:
         await self._cache.settle()
-        if self._client is not None:
-            await self._client.aclose()
+        for client in self._idle:
+            await client.aclose()
 
     async def _outcome(self, request: Request) -> Outcome:
         """From the cache, or from the server; a prompt that is under way already is not sent again."""
@@ -129,14 +141,19 @@ class HttpModel:
         return await self._asked[key]
 
     async def _sent(self, key: str, request: Request) -> Outcome:
-        async with self._places:
-            if self._stopping.is_set():
-                return Failure(_STOPPED)
-            with self._budget.reserved(request):
-                outcome = await self._attempts(request)
-                if isinstance(outcome, Reply):
-                    await self._cache.keep(key, outcome)
-        self._breaker.record(outcome)
+        try:
+            async with self._places:
+                if self._stopping.is_set():
+                    return Failure(_STOPPED)
+                with self._budget.reserved(request):
+                    outcome = await self._attempts(request)
+                    if isinstance(outcome, Reply):
+                        await self._cache.keep(key, outcome)
+            self._breaker.record(outcome)
+        except Exception as error:
+            self._fault = self._fault or error
+            self._stopping.set()  # nothing more is begun
+            raise
         return outcome
 
     async def _attempts(self, request: Request) -> Outcome:
@@ -161,7 +178,7 @@ class HttpModel:
             raise Refused(_STOPPED)
 
     async def _attempt(self, request: Request) -> Reply:
-        client = await self._connected()
+        client = self._idle.pop() if self._idle else self._connected()
         try:
             async with asyncio.timeout(self._settings.timeout):
                 response = await client.post("chat/completions", json=request.body(self._settings.model))
@@ -169,23 +186,29 @@ class HttpModel:
             raise Transient(f"no answer within {self._settings.timeout:g} s") from error
         except httpx.HTTPError as error:
             raise Transient(f"the connection failed ({type(error).__name__}: {self._clean(str(error))})") from error
+        finally:
+            self._idle.append(client)
         if response.status_code != httpx.codes.OK:
-            raise self._fault(response)
+            raise self._refusal(response)
         try:
             return reply_of(self._clean(response.text), request.characters)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise Transient(f"the answer is no chat completion ({type(error).__name__})") from error
 
-    async def _connected(self) -> httpx.AsyncClient:
-        if self._client is None:
-            endpoint = self._settings.endpoint if self._server is None else self._server.endpoint()
-            headers = {"Authorization": f"Bearer {self._secret}"} if self._secret else {}
-            limits = httpx.Limits(max_connections=self._settings.concurrency)
-            base = f"{str(endpoint).rstrip('/')}/"
-            self._client = httpx.AsyncClient(base_url=base, headers=headers, limits=limits, timeout=self._settings.timeout)
-        return self._client
+    def _connected(self) -> httpx.AsyncClient:
+        """A client of one connection. A pool of many looks through them all at each request, which takes most of its time."""
+        endpoint = self._settings.endpoint if self._server is None else self._server.endpoint()
+        headers = {"Authorization": f"Bearer {self._secret}"} if self._secret else {}
+        self._tls = self._tls or httpx.create_ssl_context()
+        return httpx.AsyncClient(
+            base_url=f"{str(endpoint).rstrip('/')}/",
+            headers=headers,
+            limits=httpx.Limits(max_connections=1),
+            timeout=self._settings.timeout,
+            verify=self._tls,
+        )
 
-    def _fault(self, response: httpx.Response) -> Exception:
+    def _refusal(self, response: httpx.Response) -> Exception:
         status = response.status_code
         reason = f"HTTP {status}: {self._clean(response.text)[:_SHOWN]}"
         if status in _WRONG_SETTINGS:

@@ -19,10 +19,7 @@ class Asked(Protocol):
 
 @contextmanager
 def reached(settings: Settings, answers: Path, log: Path) -> Iterator[Asked]:
-    """A model that can be asked. answers: folder of the answer caches; log: what a server that is started here prints.
-
-    Raises UserError when the key is not in the environment.
-    """
+    """A model that can be asked. answers: folder of the answer caches; log: what a server that is started here prints."""
     with ExitStack() as stack:
         cache = stack.enter_context(AnswerCache(answers / f"{settings.name}.sqlite"))
         if settings.transformers is not None:

@@ -36,9 +36,10 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
         self._previous: dict[signal.Signals, Any] = {}
+        self._starting = self._told = False
 
     def __enter__(self) -> "Server":
-        self._previous = {number: signal.signal(number, _leave) for number in SIGNALS}
+        self._previous = {number: signal.signal(number, self._leave) for number in SIGNALS}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -76,6 +77,7 @@ class Server:
         with self._log.open("wb") as log:
             log.write(f"$ {filled}\n".encode())
             log.flush()
+            self._starting = True
             try:
                 self._process = subprocess.Popen(
                     shlex.split(filled),
@@ -87,6 +89,10 @@ class Server:
                 )
             except OSError as error:
                 raise self._fault(f"the server does not start ({error})") from error
+            finally:
+                self._starting = False
+        if self._told:
+            raise SystemExit(EXIT_CODE)
 
     def _wait(self) -> None:
         seconds = self._serve["wait_seconds"]
@@ -109,13 +115,14 @@ class Server:
             return False
         return health.status_code == httpx.codes.OK
 
+    def _leave(self, number: int, frame: FrameType | None) -> None:
+        """Leave by way of every `with`, so that the server is stopped; not while it is started and its process id not known."""
+        if not self._starting:
+            raise SystemExit(EXIT_CODE)
+        self._told = True
+
     def _fault(self, what: str) -> UserError:
         return UserError(what, where=f"llms.{self._settings.name}.serve", fix=f"see its log, {self._log}")
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    """Leave by way of every `with`, so that the server is stopped."""
-    raise SystemExit(EXIT_CODE)
 
 
 def _signal_group(process: int, number: signal.Signals) -> None:

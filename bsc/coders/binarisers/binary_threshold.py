@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from bsc.coders.binarisers.base import Binariser
 from bsc.coders.binarisers.straight_through import straight_through
 from bsc.coders.code import Code
-from bsc.coders.kernels import native
+from bsc.coders.gather import gather
+from bsc.coders.kernels import gpu, native
 from bsc.coders.preactivations import Preactivations
 from bsc.coders.select import top_k
 from bsc.errors import UserError
@@ -68,7 +69,7 @@ class BinaryThreshold(Binariser):
         if self.log_threshold is None:
             threshold = solve_threshold(pre.dense, self.k)
         else:
-            threshold = self.log_threshold.index_select(0, indices.flatten()).view(indices.shape).exp()
+            threshold = gather(self.log_threshold, indices).exp()
         margin = pre.at(indices) - threshold
         return self._through(margin, torch.ones_like(margin, dtype=torch.bool))
 
@@ -85,6 +86,10 @@ class BinaryThreshold(Binariser):
 @torch.no_grad()
 def solve_threshold(p: Float[Tensor, "tokens latents"], k: int) -> Float[Tensor, "tokens 1"]:
     """τ of each token with Σ_j σ(p_j - τ) = k, to 1e-5 of k, in float32 or wider; 0 < k < latents."""
+    if gpu.serves(p):
+        from bsc.coders.kernels.gpu import threshold
+
+        return threshold.solve_threshold(p, k)
     if native.selects(p, None):
         return native.solve_threshold(p, k)
     return solve_threshold_by_torch(p, k)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bsc.coders.binarisers.base import Binariser
 from bsc.coders.binarisers.straight_through import straight_through
+from bsc.coders.gather import gather
 from bsc.coders.preactivations import Preactivations
 from bsc.coders.select import top_k
 
@@ -29,8 +30,7 @@ class Thresholded(Binariser):
 
     def margin(self, pre: Preactivations, indices: Int[Tensor, "tokens selected"]) -> Float[Tensor, "tokens selected"]:
         """The margin p - θ on S, differentiable in p and in log θ."""
-        selected = self.log_threshold.index_select(0, indices.flatten()).view(indices.shape)
-        return pre.at(indices) - selected.exp()
+        return pre.at(indices) - gather(self.log_threshold, indices).exp()
 
     def values(self, pre: Preactivations, indices: Int[Tensor, "tokens selected"]) -> Float[Tensor, "tokens selected"]:
         """Values z = 1[p > θ]; the straight-through gradient reaches all of S, also where z = 0."""

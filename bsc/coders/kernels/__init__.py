@@ -1,7 +1,8 @@
 """What a coder computes beside its dense products: a plain reference, and faster twins of it.
 
 Each function picks the fastest twin that takes the tensors, and computes in the type that they have: autocast does not reach
-it. On the CPU: `native`, compiled C++; without it, `cpu`, torch's own paths, for the sparse products.
+it. On the GPU: `gpu`, in Triton. On the CPU: `native`, compiled C++; without it, `cpu`, torch's own paths, for the sparse
+products.
 """
 
 import types
@@ -11,11 +12,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bsc.coders.kernels import cpu, native, reference
+from bsc.coders.kernels import cpu, gpu, native, reference
 from bsc.coders.kernels.softmax import Softmax
 
 
 def _twin(*tensors: Tensor) -> types.ModuleType:
+    if gpu.serves(*tensors):
+        from bsc.coders.kernels.gpu import products
+
+        return products
     if native.serves(*tensors):
         return native
     return cpu if tensors[0].device.type == "cpu" else reference
@@ -49,6 +54,15 @@ def row_gradient(
     with torch.autocast(x.device.type, enabled=False):
         total: Tensor = _twin(x, weights).row_gradient(indices, weights, x, rows)
     return total
+
+
+def latent_sums(
+    indices: Int[Tensor, "tokens selected"], weights: Float[Tensor, "tokens selected"], latents: int
+) -> Float[Tensor, " latents"]:
+    """Σ of weights[t, s] over all (t, s) with indices[t, s] = i, for each latent i: in the type of `weights`."""
+    twin = _twin(weights) if gpu.serves(weights) else reference
+    sums: Tensor = twin.latent_sums(indices, weights, latents)
+    return sums
 
 
 def softmax(
@@ -88,4 +102,8 @@ def column_sums(p: Float[Tensor, "tokens latents"]) -> Float[Tensor, " latents"]
 
 
 def _twin_of_dense(p: Tensor) -> types.ModuleType:
+    if gpu.serves(p):
+        from bsc.coders.kernels.gpu import groups
+
+        return groups
     return native if native.selects(p, None) else reference

@@ -44,6 +44,13 @@ def row_gradient(
     return total
 
 
+def latent_sums(
+    indices: Int[Tensor, "tokens selected"], weights: Float[Tensor, "tokens selected"], latents: int
+) -> Float[Tensor, " latents"]:
+    """Σ of weights[t, s] over all (t, s) with indices[t, s] = i, for each latent i."""
+    return weights.new_zeros(latents).index_add_(0, indices.flatten(), weights.flatten())
+
+
 def _grouped(p: Float[Tensor, "tokens latents"], groups: int, keys: Tensor | None) -> Float[Tensor, "tokens groups size"]:
     values = p.to(torch.promote_types(p.dtype, torch.float32))
     if keys is not None:

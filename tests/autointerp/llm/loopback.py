@@ -117,3 +117,13 @@ def served(answer: Answer, port: int = 0) -> Iterator[Loopback]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+if __name__ == "__main__":
+    import sys
+
+    def slow(server: Loopback, body: dict[str, Any], attempt: int, handler: BaseHTTPRequestHandler) -> None:
+        time.sleep(0.5)
+        say(handler, "[EXPLANATION]: slow")
+
+    Loopback(slow, int(sys.argv[1])).serve_forever()

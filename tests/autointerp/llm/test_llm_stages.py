@@ -4,10 +4,12 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -316,3 +318,47 @@ def test_without_its_key_a_stage_says_which_variable(planted) -> None:
 def test_no_torch_is_imported_for_a_server() -> None:
     code = "import sys, bsc.autointerp.explainers.llm, bsc.autointerp.llm.http; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+def children(process: int) -> list[int]:
+    """The processes that one started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == process and fields[0] != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+@pytest.mark.parametrize("ready", [False, True])
+def test_on_a_signal_the_server_that_the_job_started_is_stopped(planted, number, ready) -> None:
+    program = f"{sys.executable} {Path(__file__).parent / 'loopback.py'} {{port}}" if ready else "sh -c 'sleep 60 # {port}'"
+    serve = {"command": program, "health": "/health", "wait_seconds": 50}
+    llms = json.dumps({"one": {"model": "m", "serve": serve, "concurrency": 1}})
+    running = subprocess.Popen(command(planted, llms, "explain"), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 50
+    answers = planted.root / "answers" / "one.sqlite"
+    while not (started := children(running.pid)) or (ready and not answered(answers)):
+        assert time.monotonic() < deadline
+        assert running.poll() is None
+        time.sleep(0.02)
+    running.send_signal(number)
+    assert running.wait(30) == 75, running.stderr.read()
+    running.stderr.close()
+    assert not any(Path(f"/proc/{one}").exists() for one in started)
+    assert not (planted.root / "explanations" / "manifest.json").exists()
+
+
+def answered(path: Path) -> int:
+    """How many answers a cache has, while another process writes it."""
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        return int(connection.execute("SELECT COUNT(*) FROM answers").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+    finally:
+        connection.close()

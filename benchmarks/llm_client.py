@@ -1,0 +1,123 @@
+"""The client of language models against a server on loopback that answers each request after a fixed time.
+
+    python benchmarks/llm_client.py                  # 10,000 prompts, 64 at a time, each answered after 50 ms
+
+Prints, and writes to benchmarks/results/llm_client.json: requests a second, their share of the ideal rate (concurrency over
+delay), the client's processor time a request, the rate from the cache, and its memory at a tenth of the prompts and at the end.
+"""
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from machine import facts, record
+
+from bsc.autointerp.llm.messages import Failure, Request, Sampling
+from bsc.autointerp.llm.reach import reached
+from bsc.autointerp.llm.settings import Settings
+
+_CONTENT = "[1, 0, 0, 1, 1]"
+
+
+def main() -> None:
+    """Measure, print, record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=10_000)
+    parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--delay", type=float, default=0.05, help="seconds until the server answers")
+    parser.add_argument("--serve", action="store_true", help="be the server, on a free port that is printed")
+    parser.add_argument("--no-record", action="store_true", help="print only")
+    shape = parser.parse_args()
+    if shape.serve:
+        asyncio.run(serve(shape.delay))
+        return
+    measured = measure(shape)
+    print(facts(), json.dumps(measured, indent=1))
+    if not shape.no_record:
+        record("llm_client", f"{shape.prompts} prompts, {shape.concurrency} at a time, {shape.delay:g} s", measured)
+
+
+async def serve(delay: float) -> None:
+    """As little of a server as there can be, so that the client is what is measured."""
+    message = {"message": {"role": "assistant", "content": _CONTENT}, "finish_reason": "stop"}
+    body = json.dumps({"choices": [message], "usage": {"prompt_tokens": 400, "completion_tokens": 15}}).encode()
+    answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await _head(reader):
+            length = next(
+                int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
+            )
+            await reader.readexactly(length)
+            await asyncio.sleep(delay)
+            writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+async def _head(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError:
+        return b""
+
+
+def measure(shape: argparse.Namespace) -> dict[str, Any]:
+    """The prompts once from the server and once from the cache."""
+    command = [sys.executable, __file__, "--serve", f"--delay={shape.delay}"]
+    with tempfile.TemporaryDirectory() as folder, subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            endpoint = f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
+            settings = Settings("one", "m", endpoint=endpoint, concurrency=shape.concurrency)
+            asked, kept = (_run(settings, Path(folder), shape.prompts) for _ in range(2))
+        finally:
+            server.terminate()
+    ideal = shape.concurrency / shape.delay
+    return {
+        "requests_a_second": round(asked["rate"], 1),
+        "share_of_ideal": round(asked["rate"] / ideal, 3),
+        "processor_milliseconds_a_request": round(asked["processor"], 3),
+        "cached_a_second": round(kept["rate"], 1),
+        "resident_mb_at_a_tenth": round(asked["early"], 1),
+        "resident_mb_at_the_end": round(asked["late"], 1),
+    }
+
+
+def _run(settings: Settings, folder: Path, prompts: int) -> dict[str, float]:
+    early, done = 0.0, 0
+    with reached(settings, folder, folder / "server.log") as model:
+        begun, used = time.perf_counter(), time.process_time()
+        for outcome in model.ask(_prompts(prompts)):
+            assert not isinstance(outcome, Failure), outcome
+            done += 1
+            if done == prompts // 10:
+                early = _resident()
+        wall, processor = time.perf_counter() - begun, time.process_time() - used
+    return {"rate": prompts / wall, "processor": 1e3 * processor / prompts, "early": early, "late": _resident()}
+
+
+def _prompts(count: int) -> Iterator[Request]:
+    """As long as those of detection: five windows."""
+    for number in range(count):
+        yield Request("judge " * 100, f"{number} " + "words of a window " * 40, Sampling(0.0, 64))
+
+
+def _resident() -> float:
+    """Megabytes."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 1e3
+
+
+if __name__ == "__main__":
+    main()

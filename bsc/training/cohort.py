@@ -1,0 +1,43 @@
+"""The stage `bsc cohort`: several coders of a hookpoint trained in one process, on activations that are read or made once.
+
+It leaves the files of coders alone. It takes each coder that is not finished to its last step and keeps that state as a
+checkpoint, where `bsc train`, which comes after it, finds nothing left to do but to write the coder. So a coder's files belong
+to one rule, with or without a cohort, and a coder that is missing or stale is trained without touching the others.
+"""
+
+import sys
+from pathlib import Path
+
+from bsc.errors import UserError
+from bsc.io import MANIFEST, read_manifest, write_json
+from bsc.stages import CohortSpec
+from bsc.training.loop import Task, run
+
+
+def train_cohort(spec: CohortSpec, index: Path, coders: Path, output: Path, *, checkpoint_seconds: float = 300.0) -> None:
+    """Bring every member of a cohort to the end of its training, and then write `output`, a list of them.
+
+    coders: the folder that the members' folders are relative to. A member whose manifest has its digest, and whose files are
+    whole, is finished. Members with a checkpoint go on from it, together or one by one; so a cohort that was stopped goes on.
+
+    Raises as `bsc.training.loop.run` does. UserError when a member diverges: the others are trained to their end first, and
+    keep that.
+    """
+    waiting = [member for member in spec.members if not _is_finished(coders / member.folder, member.digest)]
+    print(f"{len(waiting)} of {len(spec.members)} coders are to be trained", file=sys.stderr, flush=True)
+    if waiting:
+        trained = run([Task(member.spec, coders / member.folder) for member in waiting], index, checkpoint_seconds)
+        for one in trained:
+            one.save()
+        if errors := [one.error for one in trained if one.error]:
+            raise errors[0]
+    write_json(output, [{"folder": member.folder, "digest": member.digest} for member in spec.members])
+
+
+def _is_finished(folder: Path, digest: str) -> bool:
+    if not (folder / MANIFEST).exists():
+        return False
+    try:
+        return bool(read_manifest(folder).get("digest") == digest)
+    except UserError:
+        return False

@@ -1,0 +1,193 @@
+"""The training loop: one coder, or several of the same seed and hookpoint on the same batches.
+
+Each coder has weights, optimiser, noise, log and checkpoints of its own, so it comes out bit for bit as it would alone, and
+may be resumed alone or in other company. Of coders whose checkpoints are of different steps, the earlier catch up first.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import cache, cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from bsc.activations.store import ActivationStore
+from bsc.activations.stream import open_activations
+from bsc.coders.binarisers.registry import REGISTRY
+from bsc.device import device
+from bsc.errors import UserError
+from bsc.io import read_json
+from bsc.progress import Progress, job_label
+from bsc.spec import digest, fingerprint
+from bsc.stages import CoderSpec
+from bsc.training.batches import WINDOW_BYTES, Batch, Batches, prefetched
+from bsc.training.checkpoints import Checkpoints
+from bsc.training.divergence import DIVERGED, raise_if_diverged
+from bsc.training.interruption import EXIT_CODE, Interruption, Stopped
+from bsc.training.trainer import Trainer
+
+CHECKPOINTS = "checkpoint"
+_FETCH_EVERY = {"cpu": 1, "cuda": 50}
+"""Steps between two looks at what was measured: each look waits for the device."""
+
+
+class Task(NamedTuple):
+    """A coder to train, and its folder: checkpoints go under it, and the state where training diverged."""
+
+    spec: CoderSpec
+    folder: Path
+
+
+class Member:
+    """A coder in training. error: set where it has diverged; it then takes no more steps."""
+
+    def __init__(self, task: Task, index: Path, first: Callable[[], Batch]) -> None:
+        self.task = task
+        self.error: UserError | None = None
+        self.checkpoints = Checkpoints(task.folder / CHECKPOINTS, _digest(task.spec, index))
+        found = self.checkpoints.latest()
+        self.trainer = Trainer(task.spec, None if found else _view(task.spec, first()), device())
+        if found:
+            self.trainer.load(found.step, found.tensors)
+            print(f"going on from the checkpoint after step {found.step:,}", file=sys.stderr, flush=True)
+        self._saved = self.trainer.step
+
+    @property
+    def open(self) -> bool:
+        """Whether there are steps left for it to take."""
+        return self.error is None and self.trainer.step < self.trainer.steps
+
+    def advance(self, step: int, batch: Batch) -> None:
+        """Take step `step`, counted from 0, if that is the next one."""
+        if self.open and self.trainer.step == step:
+            self.trainer.advance(_view(self.task.spec, batch))
+
+    def fetch(self) -> str:
+        """Look at what the last steps measured; returns the last FVU in words."""
+        rows = self.trainer.log.fetch()
+        try:
+            raise_if_diverged(self.trainer, rows, self.task.folder)
+        except UserError as error:
+            self.error = error
+        return f"FVU {rows[-1, 2]:.3f}" if len(rows) else ""
+
+    def save(self) -> None:
+        """Write a checkpoint of the steps that were fetched, if there are new ones."""
+        if self.error is None and self.trainer.step > self._saved:
+            self.checkpoints.save(self.trainer.step, self.trainer.tensors())
+            self._saved = self.trainer.step
+
+
+class _Reading:
+    """The batches of tasks that read the same ones. The activations are opened, and checked, when one is asked for."""
+
+    def __init__(self, tasks: Sequence[Task], index: Path, interruption: Interruption) -> None:
+        self._spec, self._index, self._interruption = tasks[0].spec, index, interruption
+        self._side = "output" if all(task.spec.architecture == "sae" for task in tasks) else "input"
+
+    def at(self, step: int) -> Batch:
+        """Batch number `step`."""
+        return self._batches.at(step)
+
+    @cached_property
+    def _batches(self) -> Batches:
+        store = open_activations(self._index, kept_bytes=WINDOW_BYTES, between=self._interruption.check)
+        _check(self._spec, store, self._index)
+        return Batches(store, self._spec.batch_tokens, self._spec.seed, self._side, device())  # type: ignore[arg-type]
+
+
+def run(tasks: Sequence[Task], index: Path, checkpoint_seconds: float) -> list[Member]:
+    """Train coders on the activations that an index stands for; those that have checkpoints go on from there.
+
+    The state is saved under each `folder/checkpoint` every `checkpoint_seconds` (0: after each step), and when SIGTERM, SIGINT
+    or SIGUSR2 says to stop: the process then ends with exit code 75 (EX_TEMPFAIL). A coder whose training diverges drops out
+    and has its `error`; the others go on. Nothing is written under a coder's final names.
+
+    Raises UserError when the activations do not fit the specs, these do not read the same batches, or the disk is full;
+    CorruptFile for a damaged shard.
+    """
+    _check_together([task.spec for task in tasks])
+    for task in tasks:
+        _tidy(task.folder)
+    with Interruption() as interruption:
+        reading = _Reading(tasks, index, interruption)
+        members: list[Member] = []
+        try:
+            first = cache(lambda: reading.at(0))
+            members.extend(Member(task, index, first) for task in tasks)
+            _loop(members, reading, interruption, checkpoint_seconds)
+        except Stopped as stopped:
+            _fetch_and_save(members)
+            step = min((member.trainer.step for member in members), default=0)
+            print(f"{stopped} after step {step:,}; the same command goes on from there", file=sys.stderr, flush=True)
+            raise SystemExit(EXIT_CODE) from None
+    return members
+
+
+def _loop(members: list[Member], reading: _Reading, interruption: Interruption, checkpoint_seconds: float) -> None:
+    """Steps until every member is through. Raises Stopped when told to stop."""
+    one, done = members[0].trainer, min(member.trainer.step for member in members)
+    tokens, fetch_every, saved_at = one.spec.batch_tokens, _FETCH_EVERY[one.device.type], time.monotonic()
+    label = job_label("train", members[0].task.folder) + (f" and {len(members) - 1} more" if len(members) > 1 else "")
+    with (
+        closing(prefetched(reading.at, range(done, one.steps))) as upcoming,
+        Progress(label, one.steps * tokens, "tokens", done=done * tokens) as progress,
+    ):
+        for step, batch in enumerate(upcoming, done):
+            for member in members:
+                member.advance(step, batch)
+            due = time.monotonic() - saved_at >= checkpoint_seconds
+            if due or (step + 1) % fetch_every == 0 or step + 1 == one.steps:
+                progress.advance((step + 1 - done) * tokens, ", ".join(filter(None, [member.fetch() for member in members])))
+                done = step + 1
+            if due:
+                _fetch_and_save(members)
+                saved_at = time.monotonic()
+            if not any(member.open for member in members):
+                return
+            interruption.check()
+
+
+def _fetch_and_save(members: list[Member]) -> None:
+    for member in members:
+        member.fetch()
+        member.save()
+
+
+def _view(spec: CoderSpec, batch: Batch) -> Batch:
+    """What a coder sees of a batch: of the module's input, an SAE nothing."""
+    return Batch(batch.y, batch.y) if spec.architecture == "sae" else batch
+
+
+def _check_together(specs: list[CoderSpec]) -> None:
+    for name in ("width", "seed", "tokens", "batch_tokens"):
+        if len({getattr(spec, name) for spec in specs}) > 1:
+            raise UserError(f"these coders differ in `{name}` and read other batches", where="--spec", fix="train them apart")
+
+
+def _check(spec: CoderSpec, store: ActivationStore, index: Path) -> None:
+    if store.width != spec.width:
+        raise UserError(
+            f"the activations have width {store.width} and the coder {spec.width}",
+            where=str(index),
+            fix="set the model's `width` to that of its MLP output",
+        )
+    if spec.tokens < spec.batch_tokens:
+        raise UserError(
+            f"{spec.tokens} tokens are fewer than one batch of {spec.batch_tokens}",
+            where="training.tokens",
+            fix="raise it, or lower `training.batch_tokens`",
+        )
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what a killed or a diverged run left in the folder."""
+    for path in [*folder.glob(".*.part"), *(folder / name for name in DIVERGED)]:
+        path.unlink(missing_ok=True)
+
+
+def _digest(spec: CoderSpec, index: Path) -> str:
+    """What a checkpoint must share with the run that goes on from it: spec, activations (their SHA-256) and code."""
+    code = fingerprint("bsc.training.loop", REGISTRY[spec.binariser].module)
+    return digest(spec.model_dump(), read_json(index), code)

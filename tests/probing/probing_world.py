@@ -1,0 +1,3 @@
+"""What the tests of probing share."""
+
+HOOKPOINTS = ["layers.0.mlp", "layers.1.mlp"]
