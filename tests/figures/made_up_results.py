@@ -243,7 +243,7 @@ def write_ablation(folder: Path, coder: CoderId, *, scored: bool) -> None:
 
 def probes_of(coder: CoderId) -> pd.DataFrame:
     """Probes: five latents tell more than one, binary ones a little less, and all dimensions tell the most."""
-    rank = list(REGISTRY).index(coder.binariser)
+    rank = list(REGISTRY).index(kind_of(coder.binariser))
     rows = []
     for source in ("latents", "raw"):
         for pooling in ("max", "mean"):
