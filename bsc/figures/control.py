@@ -52,7 +52,8 @@ def _draw_panel(axes: Axes, panel: Panel, points: pd.DataFrame, spec: FigureSpec
     if len(baseline):
         axes.axvline(baseline["share"].iloc[0], color=style.GREY, linewidth=0.7, linestyle=":", zorder=0.5)
     axes.set_xlim(left=-0.01)
-    axes.set_ylim(bottom=min(0.0, float(here["low"].min())))
+    low, high = min(0.0, float(here["low"].min())), float(here["high"].max())
+    axes.set_ylim(bottom=low - 0.05 * (high - low))
     axes.set_xlabel("share of firings, latents over 10%" if panel.bottom else "")
     axes.set_ylabel(f"{ARCHITECTURE_NAMES[panel.architecture]}\nCE increase (nats/token)" if panel.first else "")
 

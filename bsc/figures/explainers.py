@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from bsc.coders.binarisers.registry import REGISTRY
+from bsc.coders.binarisers.registry import in_order
 from bsc.figures import style
 from bsc.figures.panels import ARCHITECTURE_NAMES, Panel, grid
 from bsc.figures.results import KIND, over_seeds, scores
@@ -51,7 +51,7 @@ def gather(table: pd.DataFrame) -> pd.DataFrame:
 
 def _draw_panel(axes: Axes, panel: Panel, points: pd.DataFrame, spec: FigureSpec, scorer: str) -> None:
     here = panel.rows(points)
-    names = [name for name in REGISTRY if name in spec.labels]
+    names = in_order(spec.labels)
     for place, explainer in enumerate(spec.explainers):
         of_explainer = here[here["explainer"] == explainer]
         shuffled = of_explainer[(of_explainer["control"] == "shuffled") & (of_explainer["measure"] == "unweighted")]["value"]
@@ -78,9 +78,7 @@ def _draw_points(axes: Axes, points: pd.DataFrame, at: float, step: float, line:
 
 
 def _legend(points: pd.DataFrame, spec: FigureSpec) -> list[Line2D | Patch]:
-    handles: list[Line2D | Patch] = [
-        style.handle(name, spec.labels[name], spec.style) for name in REGISTRY if name in spec.labels
-    ]
+    handles: list[Line2D | Patch] = [style.handle(name, spec.labels[name], spec.style) for name in in_order(spec.labels)]
     if (points["control"] == "shuffled").any():
         handles.append(Patch(label="shuffled explanations", **{**_BAND, "zorder": 1}))
     return handles

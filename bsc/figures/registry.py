@@ -115,10 +115,12 @@ def cell(coder: CoderId) -> tuple[str, str, str, int]:
 
 
 def compared(coders: Sequence[CoderId]) -> list[CoderId]:
-    """The coders of the cells that have both a binary and a wholly continuous one."""
-    binary = {cell(coder) for coder in coders if not REGISTRY[coder.binariser].continuous}
-    continuous = {cell(coder) for coder in coders if coder.binariser in CONTINUOUS}
-    return [coder for coder in coders if cell(coder) in binary & continuous]
+    """The binary and continuous coders of the cells that have both; what lies between is on neither side."""
+    sides = [coder for coder in coders if kind_of(coder.binariser) in (*CONTINUOUS, *BINARY)]
+    kinds: dict[object, set[bool]] = {}
+    for coder in sides:
+        kinds.setdefault(cell(coder), set()).add(kind_of(coder.binariser) in CONTINUOUS)
+    return [coder for coder in sides if len(kinds[cell(coder)]) == 2]
 
 
 def _first(coders: Sequence[CoderId], order: tuple[str, ...]) -> list[CoderId]:

@@ -37,7 +37,7 @@ SEEDS, BOOTSTRAP, NOTHING = "s.e.m. over seeds", "bootstrap 95%", ""
 
 
 def binarisers_of(spec: FigureSpec) -> list[str]:
-    """The binarisers that a figure shows, in the registry's order."""
+    """The binarisers and variants that a figure shows, in the registry's order."""
     return in_order(spec.labels)
 
 

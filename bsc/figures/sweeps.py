@@ -13,6 +13,7 @@ from bsc.figures.panels import ARCHITECTURE_NAMES, Panel, grid
 from bsc.io import read_json
 from bsc.stages import FigureSpec, coders_of
 
+_MOST_TICKS = 4
 _HIGHEST = 1.0
 """An FVU above this, worse than the mean, is drawn at the upper edge."""
 
@@ -52,6 +53,10 @@ def _draw_panel(axes: Axes, panel: Panel, points: pd.DataFrame, spec: FigureSpec
         diverged = curve[curve["fvu"].isna()]
         axes.plot(diverged["learning_rate"], [top] * len(diverged), "x", color=line["color"], clip_on=False)
     axes.set_xscale("log")
+    rates = sorted(points["learning_rate"].unique())
+    shown = rates[:: -(-len(rates) // _MOST_TICKS)]
+    axes.set_xticks(shown, [f"{rate:g}" for rate in shown])
+    axes.minorticks_off()
     axes.set_ylim(0, top)
     axes.set_xlabel("learning rate" if panel.bottom else "")
     axes.set_ylabel(f"{ARCHITECTURE_NAMES[panel.architecture]}\nheld-out FVU" if panel.first else "")

@@ -6,6 +6,7 @@ from made_up_results import STYLE, figure_spec, grid, metrics_of
 
 from bsc.figures import style
 from bsc.figures.draw import draw
+from bsc.figures.registry import compared
 
 NAMES = ("topk", "binary-topk", "binary-topk.held", "binary-topk.free")
 PLACES = {"places": {"binary-topk.free": 1, "binary-topk.held": 3}}
@@ -41,3 +42,10 @@ def test_variants_have_marks_of_their_own():
     marks = [style.mark(name, {**STYLE, **PLACES}) for name in NAMES]
     assert len({mark.colour for mark in marks}) == len({mark.marker for mark in marks}) == 4
     assert [mark.continuous for mark in marks] == [True, False, False, False]
+
+
+def test_claims_are_of_what_is_all_binary_or_all_continuous():
+    between = grid(ks=(16,), seeds=(1,), binarisers=("topk", "nbit", "hybrid"))
+    assert not compared(between)
+    both = grid(ks=(16,), seeds=(1,), binarisers=("topk", "binary-topk", "hybrid", "nbit", "binary-topk.held"))
+    assert [coder.binariser for coder in compared(both)] == ["topk", "binary-topk", "binary-topk.held"]
