@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
-from bsc.autointerp.metrics import coder_scores, dense_band, frequency_weighted, latent_counts, outcome
+from bsc.autointerp.metrics import auroc, coder_scores, dense_band, frequency_weighted, latent_counts, outcome
 
 _ANSWERS = st.lists(st.tuples(st.booleans(), st.sampled_from([1, 0, -1])), min_size=1, max_size=60)
 
@@ -34,6 +34,23 @@ def test_metrics_are_sklearns_with_unparsed_answers_counted_as_wrong(pairs) -> N
     if firing.any() and not firing.all():
         assert found["balanced_accuracy"] == pytest.approx(sklearn_metrics.balanced_accuracy_score(firing, yes), abs=1e-12)
     assert np.isnan(found["auroc"])
+
+
+_PROBABLE = st.lists(st.tuples(st.booleans(), st.none() | st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0])), min_size=2, max_size=60)
+
+
+@settings(deadline=None, max_examples=80)
+@given(_PROBABLE)
+def test_auroc_is_sklearns_with_questions_without_a_probability_counted_as_wrong(pairs) -> None:
+    firing = np.array([fires for fires, _ in pairs])
+    probabilities = np.array([np.nan if value is None else value for _, value in pairs])
+    found = auroc(firing, probabilities)
+    if np.isnan(probabilities).all() or firing.all() or not firing.any():
+        assert np.isnan(found)
+        return
+    wrong = np.where(firing, -1.0, 2.0)
+    expected = sklearn_metrics.roc_auc_score(firing, np.where(np.isnan(probabilities), wrong, probabilities))
+    assert found == pytest.approx(expected, abs=1e-12)
 
 
 def test_metrics_by_hand() -> None:

@@ -71,7 +71,8 @@ def test_the_dag_runs_and_reruns_what_an_answer_depends_on(
     # What is deleted comes back from the cache.
     for path in (results / "autointerp" / CODER / "one/scores").iterdir():
         path.unlink()
-    checkout.run()
+    checkout.run(f"results/smoke/autointerp/{CODER}/one/scores/manifest.json")
+    assert json.loads((results / "autointerp" / CODER / "one/scores/summary.json").read_text()) == summary
     assert sum(server.asked.values()) == asked
     # A prompt is part of what an answer depends on.
     checkout.edit("bsc/autointerp/prompts/fuzzing.md", "You are given", "You get")
