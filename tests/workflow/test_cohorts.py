@@ -32,6 +32,7 @@ def test_cohorts_that_make_their_activations(fresh: Callable[[], Checkout]) -> N
     made.edit("config/smoke.yaml", "k: [16]", "k: [16, 32]")
     jobs = made.stale("coders")
     assert all("k=32" in job.wildcards for job in jobs if job.rule == "train")
+    assert [job.rule for job in jobs].count("train") == 4
     assert "2 of 5 coders are to be trained" in made.run("coders")
     after = coders(made)
     assert {path: after[path] for path in before} == before
