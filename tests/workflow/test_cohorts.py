@@ -59,14 +59,3 @@ def test_one_binarisers_rate_retrains_that_binariser_only(fresh: Callable[[], Ch
     after = coders(made)
     changed = {path for path in before if after[path] != before[path]}
     assert changed == {path for path in before if "gumbel" in str(path)}
-
-
-def test_the_papers_grid_in_cohorts_is_planned_within_ten_seconds(fresh: Callable[[], Checkout]) -> None:
-    import resource
-
-    made, begun = fresh(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    finished = made.snakemake("--dry-run", config="config/paper.yaml")
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert finished.returncode == 0, finished.stderr[-4000:]
-    assert "cohort " in finished.stdout + finished.stderr
-    assert ended.ru_utime + ended.ru_stime - begun.ru_utime - begun.ru_stime < 10
