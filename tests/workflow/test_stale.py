@@ -46,6 +46,14 @@ def test_a_learning_rate_retrains_its_binariser_and_what_depends_on_it(checkout:
     assert {"train", "evaluate", "latents", "explain", "score", "figure_fig1", "figure_coders"} <= rules(jobs)
 
 
+def test_other_text_retrains_every_coder(checkout: Checkout) -> None:
+    """Also behind the index, whose remaking alone retrains nothing."""
+    checkout.edit("config/smoke.yaml", "  separator: <|endoftext|>", "  separator: <|endoftext|>\n  bos: true")
+    jobs = checkout.stale()
+    assert len(trained(jobs)) == 5
+    assert {"tokens", "index", "evaluate", "latents", "score"} <= rules(jobs)
+
+
 def test_a_style_redraws_figures_only(checkout: Checkout) -> None:
     checkout.edit("config/smoke.yaml", "\nautointerp:", "\nfigures:\n  font_size: 9\n\nautointerp:")
     stale = rules(checkout.stale())

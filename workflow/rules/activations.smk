@@ -44,6 +44,7 @@ listed = "|".join(split for split in stored_splits(plan.config) if not (in_cohor
 
 
 rule index:
+    """List a hookpoint's shards with their checksums; what reads activations takes this."""
     input:
         lambda w: [
             at(
@@ -61,7 +62,6 @@ rule index:
         log_of(paths.INDEX.removesuffix(".json")),
     benchmark:
         benchmark_of(paths.INDEX.removesuffix(".json"))
-    """List a hookpoint's shards with their checksums; what reads activations takes this."""
     wildcard_constraints:
         split=listed,
     conda:

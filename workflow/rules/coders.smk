@@ -9,8 +9,7 @@ def choice_of(wildcards):
 rule train:
     """Train one coder."""
     input:
-        # The digest in `code` covers what the activations are; a shard rebuilt as it was retrains nothing.
-        index=lambda w: ancient(at(paths.INDEX, model=w.model, split="train", hookpoint=w.hookpoint)),
+        index=train_index,
         choice=choice_of,
     output:
         [
@@ -47,7 +46,7 @@ if in_cohorts:
     rule cohort:
         """Train coders that read the same batches, up to where `train` has nothing left to do but to write each."""
         input:
-            index=ancient(at(paths.SOURCE, model="{model}", split="train", hookpoint="{hookpoint}")),
+            index=at(paths.SOURCE, model="{model}", split="train", hookpoint="{hookpoint}"),
         output:
             at(paths.COHORT),
         log:

@@ -12,6 +12,7 @@ from bsc import config as bsc_config, paths
 from bsc.activations.disk import check_disk, coder_bytes, is_streamed, stored_splits
 from bsc.errors import UserError
 from bsc.figures.registry import FIGURES
+from bsc.io import read_manifest
 from bsc.paths import CoderId
 from bsc.stages import Plan
 
@@ -47,6 +48,30 @@ def coder_of(wildcards):
     """The coder that a job's wildcards name."""
     w = wildcards
     return CoderId(w.model, w.hookpoint, w.architecture, w.binariser, int(w.k), int(w.seed))
+
+
+def train_index(wildcards):
+    """The index of what a coder is trained on.
+
+    For a coder that is as it should be it is `ancient`: its digest covers what the activations are, and an index that is
+    written anew retrains nothing. For others it is not: of a job behind an `ancient` file that is made anew, Snakemake does not
+    ask whether it has other reasons to run.
+    """
+    coder = coder_of(wildcards)
+    index = at(paths.INDEX, model=coder.model, split="train", hookpoint=coder.hookpoint)
+    return ancient(index) if is_fresh(coder) else index
+
+
+def is_fresh(coder):
+    """Whether a coder's files are there, and made as the plan says."""
+    folder = Path(at(paths.CODERS, coder))
+    try:
+        manifest = read_manifest(folder, verify=False)
+    except UserError:
+        return False
+    return manifest.get("digest") == plan.coder(coder).digest and all(
+        (folder / name).exists() for name in manifest["files"]
+    )
 
 
 def cohort_of(wildcards):
