@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bsc.coders.binarisers.registry import REGISTRY, kind_of
+from bsc.coders.binarisers.registry import kind_of
 from bsc.paths import CoderId
 
 CONTINUOUS = ("topk", "groupmax")
