@@ -190,7 +190,7 @@ def test_the_dense_products_are_those_that_torch_counts(
     from bsc.coders.coder import SparseCoder
     from bsc.training.losses import losses
 
-    monkeypatch.setattr(kernels, "_twin", lambda tensor: kernels.reference)  # has no products that look dense
+    monkeypatch.setattr(kernels, "_twin", lambda *tensors: kernels.reference)  # has no products that look dense
     asked = spec(architecture=architecture, binariser=binariser, options=chosen)
     coder = SparseCoder.build(asked).train()
     generator = torch.Generator().manual_seed(0)

@@ -1,11 +1,3 @@
-def choice_of(wildcards):
-    """Where the learning rate of a tuned coder stands; nothing for one whose config names it."""
-    coder = coder_of(wildcards)
-    if not plan.config.tuned(coder):
-        return []
-    return [at(paths.CHOICE, plan.sweep(coder), file="choice.json")]
-
-
 rule train:
     """Train one coder."""
     input:

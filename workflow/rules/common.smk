@@ -50,6 +50,14 @@ def coder_of(wildcards):
     return CoderId(w.model, w.hookpoint, w.architecture, w.binariser, int(w.k), int(w.seed))
 
 
+def choice_of(wildcards):
+    """Where the learning rate of a tuned coder stands; nothing for one whose config names it."""
+    coder = coder_of(wildcards)
+    if not plan.config.tuned(coder):
+        return []
+    return [at(paths.CHOICE, plan.sweep(coder), file="choice.json")]
+
+
 def train_index(wildcards):
     """The index of what a coder is trained on.
 
@@ -146,3 +154,47 @@ def llm_gpus(llm):
 def reached_by():
     """How language models are reached: resources and no parameters, as it changes no answer and must rerun nothing."""
     return {"llms": lambda wildcards: json.dumps(plan.llm_settings), "answers": lambda wildcards: plan.answers}
+
+
+def figure_files():
+    """The files of every figure and table that this grid has coders for."""
+    drawn = [name for name in FIGURES if plan.figure_coders(name)]
+    return [f"{results}/{name}" for figure in drawn for name in FIGURES[figure].files(figure)]
+
+
+def figure_inputs(figure):
+    """The results that a figure reads."""
+    coders, needs = plan.figure_coders(figure), FIGURES[figure].needs
+    everything = coders + (plan.joint_coders if FIGURES[figure].joint else [])
+    hookpoints = sorted({(coder.model, coder.hookpoint) for coder in everything})
+    found = []
+    if "evaluation" in needs:
+        found += [at(paths.EVALUATION, coder, file="metrics.json") for coder in everything]
+    if "references" in needs:
+        found += [at(paths.REFERENCES, model=m, hookpoint=h, file="metrics.json") for m, h in hookpoints]
+    if "choice" in needs:
+        found += [at(paths.CHOICE, coder, file="choice.json") for coder in coders]
+    if "training" in needs:
+        found += [at(paths.CODERS, coder, file="manifest.json") for coder in coders]
+    if "ablation" in needs:
+        found += [at(paths.ABLATION, coder, file="manifest.json") for coder in coders]
+    if "probing" in needs:
+        found += [at(paths.PROBES, coder, file="manifest.json") for coder in coders]
+    if "latents" in needs:
+        found += [at(paths.LATENTS, coder, variant="trained", file="manifest.json") for coder in coders]
+    if "explanations" in needs:
+        found += [at(paths.MODEL, model=model, file="manifest.json") for model, _ in hookpoints]
+        found += [at(paths.TOKENS, model=model, file="interpretation.safetensors") for model, _ in hookpoints]
+        found += [
+            at(paths.interpreted(paths.EXPLANATIONS, explainer), coder, variant="trained", file="manifest.json")
+            for explainer in plan.figure_explainers(figure)
+            for coder in coders
+        ]
+    if "scores" in needs:
+        found += [
+            at(paths.interpreted(paths.SCORES, explainer), coder, variant=variant, file="manifest.json")
+            for explainer in plan.figure_explainers(figure)
+            for coder in coders
+            for variant in plan.variants(coder)
+        ]
+    return found
