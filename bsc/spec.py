@@ -77,8 +77,10 @@ def _tree(name: str) -> ast.Module:
     return ast.parse(source.read_text(encoding="utf-8"))
 
 
-def _imports(name: str) -> Iterable[str]:
+@cache
+def _imports(name: str) -> frozenset[str]:
     """The bsc modules that a module imports anywhere in its text, and the packages around them."""
+    found: set[str] = set()
     for node in ast.walk(_tree(name)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -88,7 +90,8 @@ def _imports(name: str) -> Iterable[str]:
             continue
         for imported in names:
             if imported.partition(".")[0] == "bsc" and _source(imported):
-                yield from _with_parents(imported)
+                found.update(_with_parents(imported))
+    return frozenset(found)
 
 
 def _with_parents(name: str) -> Iterable[str]:
