@@ -1,5 +1,7 @@
 """The figure of frequency control, and variants in figures."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 from made_up_results import STYLE, figure_spec, grid, metrics_of
@@ -26,6 +28,13 @@ def test_one_point_a_setting_at_the_largest_k(written, tmp_path):
         }
         assert table.loc[name, list(expected)].to_dict() == pytest.approx(expected)
         assert table.loc[name, "low"] < table.loc[name, "value"] < table.loc[name, "high"]
+
+
+def test_an_architecture_may_be_missing_at_a_hookpoint(written, tmp_path):
+    coders = [coder for coder in grid(ks=(16,), seeds=(1,)) if coder.architecture == "skip-transcoder"]
+    elsewhere = [replace(coder, architecture="sae", hookpoint="layers.3.mlp") for coder in coders]
+    draw(figure_spec("frequency-control", coders + elsewhere), written(coders + elsewhere), tmp_path / "figure")
+    assert len(pd.read_csv(tmp_path / "figure.csv")) == len(coders + elsewhere)
 
 
 @pytest.mark.parametrize("name", ["fig2", "fig7", "fig16", "coders", "table1"])
