@@ -196,7 +196,8 @@ def test_the_dense_products_are_those_that_torch_counts(
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(32, 8, generator=generator)
     y = x if architecture == "sae" else torch.randn(32, 8, generator=generator)
-    with FlopCounterMode(display=False) as counter, torch.autocast("cpu", torch.bfloat16):
+    uncounted = {torch.ops.mkldnn._linear_pointwise: lambda x, W, *rest, **more: 2 * x[0] * x[1] * W[0]}
+    with FlopCounterMode(display=False, custom_mapping=uncounted) as counter, torch.autocast("cpu", torch.bfloat16):
         losses(coder, x, y, generator).total.backward()  # type: ignore[no-untyped-call]
     learned = chosen.get("threshold") == "learned"
     counted = sum(phase.operations for phase in step(asked, gpu=True) if learned or phase.kind == "bfloat16")
