@@ -1,5 +1,6 @@
 """The config, checked, and the helpers that every rule uses."""
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -15,6 +16,9 @@ from bsc.figures.registry import FIGURES
 from bsc.io import read_manifest
 from bsc.paths import CoderId
 from bsc.stages import Plan
+
+# A DAG of thousands of jobs stays to the end: to look for garbage in it, over and over, took a seventh of planning.
+gc.set_threshold(200_000, 100, 100)
 
 try:
     plan = Plan(bsc_config.load([Path(file) for file in workflow.configfiles], config))
