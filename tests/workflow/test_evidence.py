@@ -42,7 +42,7 @@ def test_claims_are_printed_from_what_snakemake_made(checkout: Checkout) -> None
     command = [sys.executable, "-m", "bsc", "claims", "config/smoke.yaml"]
     said = subprocess.run(command, cwd=checkout.folder, capture_output=True, text=True, env=checkout.environment, check=True)
     assert "1. binary coders reconstruct worse" in said.stdout
-    assert said.stdout.count("difference ") == len(pd.read_csv(checkout.folder / "results/smoke/tables/claims.csv"))
+    assert said.stdout.count("; difference ") == len(pd.read_csv(checkout.folder / "results/smoke/tables/claims.csv"))
 
 
 def test_a_figure_that_the_config_has_nothing_for_is_no_part_of_all(checkout: Checkout) -> None:
