@@ -158,9 +158,10 @@ def _notes(evidence: Evidence, quantity: Quantity, cells: list[Pair], sides: lis
     difference = interval(np.mean([side.difference for side in sides], axis=0))
     if quantity.margin:
         yield f"No worse than {quantity.margin:g} below counts as a match."
-    if said == UNDECIDED and (needed := units_to_resolve(difference, min(side.units for side in sides))):
-        limit = "the margin" if quantity.margin and difference.high < 0 else "zero"
-        yield f"The interval includes {limit}; about {needed:,} {quantity.unit} a coder would resolve a difference of this size."
+    if said == UNDECIDED and quantity.margin and difference.high < 0:
+        yield "The interval includes that, and excludes zero."
+    elif said == UNDECIDED and (needed := units_to_resolve(difference, min(side.units for side in sides))):
+        yield f"The interval includes zero; about {needed:,} {quantity.unit} a coder would resolve a difference of this size."
     if quantity.finding in (2, 3):
         shares = [_unscored(evidence, side) for side in zip(*((pair.binary, pair.continuous) for pair in cells), strict=True)]
         yield f"Unscored, of all firings: {shares[0]} (binary), {shares[1]} (continuous)."
