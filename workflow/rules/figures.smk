@@ -39,7 +39,7 @@ rule figure_gallery:
     input:
         figures=figure_files(),
         captions=[
-            Path(workflow.basedir, "workflow", "report", f"{figure}.rst")
+            os.path.relpath(Path(workflow.basedir, "workflow", "report", f"{figure}.rst"))
             for figure in FIGURES
             if plan.figure_coders(figure)
         ],
