@@ -66,12 +66,17 @@ def _counts(latents: pd.DataFrame) -> str:
     return f"k\u00a0=\u00a0{latents['k'].iloc[0]}; n\u00a0=\u00a0{span(sizes)} scored latents a coder, {several}"
 
 
+def _with_a_rate(latents: pd.DataFrame) -> pd.DataFrame:
+    """True scores of the latents that fired: a logarithmic axis has no place for a rate of 0."""
+    return latents[(latents["control"] == "none") & (latents["rate"] > 0)]
+
+
 def by_rate(latents: pd.DataFrame, spec: FigureSpec) -> pd.DataFrame:
     """Mean F1 in bins of the firing rate, three a decade: one row a kind of coder and bin: rate, latents, f1, low, high.
 
     rate: the geometric mean of the bin's latents. low, high: bootstrap 95% interval over latents.
     """
-    own = latents[latents["control"] == "none"]
+    own = _with_a_rate(latents)
     own = own.assign(bin=np.floor(np.log10(own["rate"]) * _BINS_A_DECADE).astype(int))
     rows = []
     for key, group in own.groupby([*KIND, "bin"], sort=True):
@@ -84,7 +89,7 @@ def by_rate(latents: pd.DataFrame, spec: FigureSpec) -> pd.DataFrame:
 
 def _draw_rates(latents: pd.DataFrame, scorer: str, spec: FigureSpec, output: Path) -> None:
     points = by_rate(latents, spec)
-    own = latents[latents["control"] == "none"]
+    own = _with_a_rate(latents)
     figure, panels = grid(points, spec.style)
     for panel, axes in panels:
         _rate_panel(axes, panel, panel.rows(own), panel.rows(points), spec)
