@@ -26,37 +26,19 @@ RATES = (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2)
 KEY = ["architecture", "binariser", "k", "learning_rate"]
 
 
-def held_out_fvu(coder: Path, index: Path) -> float:
-    """FVU over every usable row of a store: sum of squared errors over sum of squared deviations from the mean."""
-    import torch
-
-    from bsc.activations.store import ActivationStore
-    from bsc.coders.load import load_coder
-
-    made, store = load_coder(coder), ActivationStore.open(index, verify=False)
-    error, total, squares, rows = 0.0, torch.zeros(store.width, dtype=torch.float64), 0.0, 0
-    with torch.no_grad():
-        for shard in store.shards:
-            keep = torch.arange(shard.first_row, shard.first_row + shard.rows) % store.context != 0
-            for x, y in zip(shard.input[keep].split(4096), shard.output[keep].split(4096), strict=True):
-                x, y = x.float(), y.float()
-                read = y if made.reads == "output" else x
-                error += float((made(read) - y).double().square().sum())
-                total += y.double().sum(0)
-                squares += float(y.double().square().sum())
-                rows += len(y)
-    return error / (squares - float(total.square().sum()) / rows)
-
-
 def run(spec: CoderSpec, train: Path, held: Path) -> float:
     """Train one coder in a process of its own, on one thread, and measure it."""
+    from bsc.activations.store import ActivationStore
+    from bsc.coders.load import load_coder
+    from bsc.training.trial import held_out_fvu
+
     with tempfile.TemporaryDirectory() as folder:
         command = ["bsc", "train", "--spec", spec.json_text, "--activations", str(train), "--output", folder]
         finished = subprocess.run(command, capture_output=True, text=True)
         if finished.returncode:
             print(finished.stderr[-500:], file=sys.stderr)
             return float("nan")
-        return held_out_fvu(Path(folder), held)
+        return held_out_fvu(load_coder(Path(folder)), ActivationStore.open(held, verify=False))
 
 
 def main() -> None:

