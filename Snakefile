@@ -29,12 +29,7 @@ rule all:
         figure_files(),
         at(paths.GALLERY),
         shard_files(),
-        [
-            at(paths.CODERS, coder, file=file)
-            for coder in plan.config.coder_ids
-            for file in ("manifest.json", "coder.safetensors")
-        ],
-        [at(paths.EVALUATION, coder, file="metrics.json") for coder in plan.config.coder_ids],
+        [at(paths.CODERS, coder, file="coder.safetensors") for coder in plan.config.coder_ids],
 
 
 rule coders:

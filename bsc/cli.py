@@ -21,19 +21,26 @@ CHECKPOINT_VARIABLE = "BSC_CHECKPOINT_SECONDS"
 """The environment variable that sets the time between checkpoints: how to run, so no part of a config."""
 
 
+def folder(text: str) -> Path:
+    """A folder, which may be named by a file in it: the rules name what they read and write by its files."""
+    path = Path(text)
+    return path.parent if path.suffix in (".json", ".parquet", ".safetensors") else path
+
+
 @dataclass(frozen=True)
 class Stage:
     """A stage as a command. code: `module:function`; spec: its model in `bsc.stages`; inputs: its flags, with their help.
 
     An input's flag is its name; `parameter` is what the function calls it, `many` that it takes several paths, `optional`
-    that it may be left out. checkpoints: it saves its state, so it takes --checkpoint-seconds.
+    that it may be left out. output: the help of --output, where that is one file. checkpoints: it saves its state, so it
+    takes --checkpoint-seconds.
     """
 
     help: str
     code: str
     spec: str
     inputs: tuple["Input", ...] = ()
-    output: str = "folder to write"
+    output: str = ""
     checkpoints: bool = False
 
 
@@ -54,11 +61,11 @@ class Input:
         return self.flag.replace("-", "_")
 
 
-_MODEL = Input("model", "model folder, as `bsc model` wrote it")
-_TOKENS = Input("tokens", "tokens folder, as `bsc tokens` wrote it")
-_BASELINE = Input("baseline", "baseline folder, as `bsc baseline` wrote it")
-_CODER = Input("coder", "coder folder, as `bsc train` wrote it")
-_LATENTS = Input("latents", "latents folder, as `bsc latents` wrote it")
+_MODEL = Input("model", "model folder, as `bsc model` wrote it", kind=folder)
+_TOKENS = Input("tokens", "tokens folder, as `bsc tokens` wrote it", kind=folder)
+_BASELINE = Input("baseline", "baseline folder, as `bsc baseline` wrote it", kind=folder)
+_CODER = Input("coder", "coder folder, as `bsc train` wrote it", kind=folder)
+_LATENTS = Input("latents", "latents folder, as `bsc latents` wrote it", kind=folder)
 _ACTIVATIONS = Input("activations", "index of a hookpoint's activations (JSON), as `bsc index` wrote it", "index")
 _LLMS = Input("llms", "how language models are reached: JSON, by name", optional=True, kind=str)
 _ANSWERS = Input("answers", "folder of the language models' answers", optional=True)
@@ -110,7 +117,7 @@ STAGES: dict[str, Stage] = {
         "choose the learning rate of a sweep",
         "bsc.training.choose:choose",
         "ChoiceSpec",
-        (Input("trials", "trial folders, as `bsc trial` wrote them", many=True),),
+        (Input("trials", "trial folders, as `bsc trial` wrote them", many=True, kind=folder),),
     ),
     "baseline": Stage(
         "cross-entropy of the unspliced model", "bsc.evaluation.baseline:baseline", "EvaluationSpec", (_MODEL, _TOKENS)
@@ -125,13 +132,13 @@ STAGES: dict[str, Stage] = {
         "cross-entropy with coders spliced in, FVU and firing frequencies",
         "bsc.evaluation.evaluate:evaluate",
         "EvaluationSpec",
-        (_MODEL, _TOKENS, _BASELINE, Input("coders", "coder folders, one a hookpoint of the spec", many=True)),
+        (_MODEL, _TOKENS, _BASELINE, Input("coders", "coder folders, one a hookpoint of the spec", many=True, kind=folder)),
     ),
     "ablation": Stage(
         "what the latents of a coder are worth: cross-entropy and FVU without them, in bins of F1",
         "bsc.evaluation.ablation:ablate",
         "AblationSpec",
-        (_MODEL, _TOKENS, _CODER, Input("scores", "scores folder, as `bsc score` wrote it")),
+        (_MODEL, _TOKENS, _CODER, Input("scores", "scores folder, as `bsc score` wrote it", kind=folder)),
     ),
     "labelled": Stage(
         "write the activations of labelled documents at every hookpoint",
@@ -143,7 +150,7 @@ STAGES: dict[str, Stage] = {
         "tell the labels of documents by single latents of a coder, and by single dimensions of what it reads",
         "bsc.probing.probe:probe",
         "ProbeSpec",
-        (Input("labelled", "labelled documents folder, as `bsc labelled` wrote it"), _CODER),
+        (Input("labelled", "labelled documents folder, as `bsc labelled` wrote it", kind=folder), _CODER),
     ),
     "latents": Stage(
         "cache where each latent of a coder fires",
@@ -163,9 +170,9 @@ STAGES: dict[str, Stage] = {
         "ScoreSpec",
         (
             _LATENTS,
-            Input("explanations", "explanations folder, as `bsc explain` wrote it"),
+            Input("explanations", "explanations folder, as `bsc explain` wrote it", kind=folder),
             _TOKENS,
-            Input("model", "model folder, whose tokenizer a language model needs", optional=True),
+            Input("model", "model folder, whose tokenizer a language model needs", optional=True, kind=folder),
             _LLMS,
             _ANSWERS,
         ),
@@ -203,11 +210,18 @@ def parser() -> argparse.ArgumentParser:
                 f"--{item.flag}",
                 required=not item.optional,
                 type=item.kind,
-                metavar="PATH" if item.kind is Path else "TEXT",
+                metavar="TEXT" if item.kind is str else "PATH",
                 help=item.help,
                 nargs="+" if item.many else None,
             )
-        command.add_argument("--output", required=True, type=Path, metavar="PATH", help=stage.output)
+        command.add_argument(
+            "--output",
+            required=True,
+            type=Path if stage.output else folder,
+            nargs=1 if stage.output else "+",
+            metavar="PATH",
+            help=stage.output or "folder to write, or files in it",
+        )
         command.add_argument("--log", type=Path, metavar="PATH", help="file that gets what is reported, beside the terminal")
         if stage.checkpoints:
             command.add_argument(
@@ -306,7 +320,7 @@ def _run_stage(arguments: argparse.Namespace) -> None:
     inputs = {item.parameter or item.flag: getattr(arguments, item.name) for item in stage.inputs}
     if stage.checkpoints:
         inputs["checkpoint_seconds"] = arguments.checkpoint_seconds
-    _load(stage.code)(spec, **inputs, output=arguments.output)
+    _load(stage.code)(spec, **inputs, output=arguments.output[0])
 
 
 def _run_index(arguments: argparse.Namespace) -> None:

@@ -81,7 +81,7 @@ def test_pdfs_embed_truetype_fonts_and_no_date(written, tmp_path: Path) -> None:
 
 def test_a_figure_without_coders_says_what_the_config_lacks(tmp_path: Path) -> None:
     spec = figure_spec("fig5", grid(binarisers=("topk",)))
-    with pytest.raises(UserError, match=r"add a `binary-topk` coder"):
+    with pytest.raises(UserError, match=r"needs a `binary-topk` coder in the grid"):
         draw(spec, tmp_path, tmp_path / "fig5")
     assert not list(tmp_path.iterdir())
 

@@ -30,13 +30,10 @@ for name, hooked in plan.config.models.items():
             runtime=grown(240),
             gpus=1,
         params:
-            **spec(lambda w, name=name: plan.activations(name, w.split, int(w.shard))),
-            model=folder("model"),
-            tokens=folder("tokens"),
-            output=folder("output"),
+            stage=stage(lambda w, name=name: plan.activations(name, w.split, int(w.shard))),
         shell:
-            "python -m bsc activations --spec {params.spec:q} --model {params.model:q} --tokens {params.tokens:q}"
-            " --output {params.output:q} --log {log:q}"
+            "python -m bsc activations --spec {params.stage[0]:q} --model {input.model:q} --tokens {input.tokens:q}"
+            " --output {output:q} --log {log:q}"
 
 
 # The index of the train split lists shards or is a recipe; where cohorts are trained, it appears when they are.
@@ -109,11 +106,9 @@ if streamed:
             mem_mb=grown(2_000),
             runtime=grown(60),
         params:
-            **spec(lambda w: plan.recipe(w.model, w.hookpoint)),
-            model=folder("model"),
-            tokens=folder("tokens"),
+            stage=stage(lambda w: plan.recipe(w.model, w.hookpoint)),
         shell:
-            "python -m bsc recipe --spec {params.spec:q} --model {params.model:q} --tokens {params.tokens:q}"
+            "python -m bsc recipe --spec {params.stage[0]:q} --model {input.model:q} --tokens {input.tokens:q}"
             " --output {output:q} --log {log:q}"
 
 

@@ -33,12 +33,10 @@ rule latents:
         runtime=grown(240),
         gpus=1,
     params:
-        **spec(lambda w: plan.latents(coder_of(w), w.variant)),
-        coder=folder("coder"),
-        output=folder("output"),
+        stage=stage(lambda w: plan.latents(coder_of(w), w.variant)),
     shell:
-        "python -m bsc latents --spec {params.spec:q} --coder {params.coder:q} --activations {input.index:q}"
-        " --output {params.output:q} --log {log:q}"
+        "python -m bsc latents --spec {params.stage[0]:q} --coder {input.coder:q} --activations {input.index:q}"
+        " --output {output:q} --log {log:q}"
 
 
 rule explain:
@@ -60,14 +58,10 @@ rule explain:
         mem_mb=grown(4_000),
         runtime=grown(240),
     params:
-        **spec(lambda w: plan.explanations(coder_of(w), w.variant)),
-        latents=folder("latents"),
-        tokens=folder("tokens"),
-        model=folder("model"),
-        output=folder("output"),
+        stage=stage(lambda w: plan.explanations(coder_of(w), w.variant)),
     shell:
-        "python -m bsc explain --spec {params.spec:q} --latents {params.latents:q} --tokens {params.tokens:q}"
-        " --model {params.model:q} --output {params.output:q} --log {log:q}"
+        "python -m bsc explain --spec {params.stage[0]:q} --latents {input.latents:q} --tokens {input.tokens:q}"
+        " --model {input.model:q} --output {output:q} --log {log:q}"
 
 
 rule score:
@@ -97,11 +91,7 @@ rule score:
         mem_mb=grown(4_000),
         runtime=grown(240),
     params:
-        **spec(lambda w: plan.scores(coder_of(w), w.variant)),
-        latents=folder("latents"),
-        explanations=folder("explanations"),
-        tokens=folder("tokens"),
-        output=folder("output"),
+        stage=stage(lambda w: plan.scores(coder_of(w), w.variant)),
     shell:
-        "python -m bsc score --spec {params.spec:q} --latents {params.latents:q} --explanations {params.explanations:q}"
-        " --tokens {params.tokens:q} --output {params.output:q} --log {log:q}"
+        "python -m bsc score --spec {params.stage[0]:q} --latents {input.latents:q} --explanations {input.explanations:q}"
+        " --tokens {input.tokens:q} --output {output:q} --log {log:q}"

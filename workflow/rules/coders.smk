@@ -25,12 +25,11 @@ rule train:
         runtime=grown(24 * 60),
         gpus=1,
     params:
-        **spec(lambda w: plan.coder(coder_of(w))),
+        stage=stage(lambda w: plan.coder(coder_of(w))),
         choice=lambda w, input: ["--choice", *input.choice] if input.choice else [],
-        output=folder("output"),
     shell:
-        "python -m bsc train --spec {params.spec:q} --digest {params.code:q} --activations {input.index:q} {params.choice:q}"
-        " --output {params.output:q} --log {log:q}"
+        "python -m bsc train --spec {params.stage[0]:q} --digest {params.stage[1]:q} --activations {input.index:q}"
+        " {params.choice:q} --output {output:q} --log {log:q}"
 
 
 if in_cohorts:
@@ -53,8 +52,8 @@ if in_cohorts:
             runtime=grown(24 * 60),
             gpus=1,
         params:
-            **spec(lambda w: plan.cohort(*cohort_of(w))),
-            coders=lambda w: f"{results}/coders",
+            stage=stage(lambda w: plan.cohort(*cohort_of(w))),
+            coders=f"{results}/coders",
         shell:
-            "python -m bsc cohort --spec {params.spec:q} --activations {input.index:q} --coders {params.coders:q}"
+            "python -m bsc cohort --spec {params.stage[0]:q} --activations {input.index:q} --coders {params.coders:q}"
             " --output {output:q} --log {log:q}"

@@ -19,7 +19,7 @@ from bsc.paths import CoderId
 from bsc.stages import Plan
 
 # A DAG of thousands of jobs stays to the end: to look for garbage in it, over and over, took a seventh of planning.
-gc.set_threshold(200_000, 100, 100)
+gc.disable()
 
 try:
     plan = Plan(bsc_config.load([Path(file) for file in workflow.configfiles], config))
@@ -35,6 +35,8 @@ wildcard_constraints:
 
 
 onstart:
+    gc.freeze()
+    gc.enable()
     try:
         print(check_disk(plan.config, Path(results)), file=sys.stderr)
     except UserError as error:
@@ -99,18 +101,6 @@ def cohort_megabytes(wildcards):
     return 4 * len(coders) * coder_bytes(plan.config, wildcards.model) // 10**6
 
 
-def folder(name):
-    """The folder of a rule's input of this name (or folders, where it has several files), or of its `output`."""
-
-    def of(wildcards, input, output):
-        files = output if name == "output" else input[name]
-        if isinstance(files, str):
-            return Path(files).parent
-        return [Path(file).parent for file in files] if name == "coders" else Path(files[0]).parent
-
-    return of
-
-
 def shard_files():
     """Every shard of the splits whose activations are stored."""
     return [
@@ -122,12 +112,14 @@ def shard_files():
     ]
 
 
-def spec(stage):
-    """A rule's `spec` and `code` parameters from a function of its wildcards that gives its stage."""
-    return {
-        "spec": lambda wildcards: stage(wildcards).json,
-        "code": lambda wildcards: stage(wildcards).digest,
-    }
+def stage(of):
+    """A rule's `stage` parameter, from a function of its wildcards: the spec as JSON, and the digest of it and its code."""
+
+    def described(wildcards):
+        found = of(wildcards)
+        return [found.json, found.digest]
+
+    return described
 
 
 def log_of(pattern):

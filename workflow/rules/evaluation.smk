@@ -17,13 +17,10 @@ rule baseline:
         runtime=grown(240),
         gpus=1,
     params:
-        **spec(lambda w: plan.baseline(w.model)),
-        model=folder("model"),
-        tokens=folder("tokens"),
-        output=folder("output"),
+        stage=stage(lambda w: plan.baseline(w.model)),
     shell:
-        "python -m bsc baseline --spec {params.spec:q} --model {params.model:q} --tokens {params.tokens:q}"
-        " --output {params.output:q} --log {log:q}"
+        "python -m bsc baseline --spec {params.stage[0]:q} --model {input.model:q} --tokens {input.tokens:q}"
+        " --output {output:q} --log {log:q}"
 
 
 rule references:
@@ -46,14 +43,10 @@ rule references:
         runtime=grown(240),
         gpus=1,
     params:
-        **spec(lambda w: plan.references(w.model, w.hookpoint)),
-        model=folder("model"),
-        tokens=folder("tokens"),
-        baseline=folder("baseline"),
-        output=folder("output"),
+        stage=stage(lambda w: plan.references(w.model, w.hookpoint)),
     shell:
-        "python -m bsc references --spec {params.spec:q} --model {params.model:q} --tokens {params.tokens:q}"
-        " --baseline {params.baseline:q} --output {params.output:q} --log {log:q}"
+        "python -m bsc references --spec {params.stage[0]:q} --model {input.model:q} --tokens {input.tokens:q}"
+        " --baseline {input.baseline:q} --output {output:q} --log {log:q}"
 
 
 rule evaluate:
@@ -77,15 +70,10 @@ rule evaluate:
         runtime=grown(240),
         gpus=1,
     params:
-        **spec(lambda w: plan.evaluation(coder_of(w))),
-        model=folder("model"),
-        tokens=folder("tokens"),
-        baseline=folder("baseline"),
-        coders=folder("coders"),
-        output=folder("output"),
+        stage=stage(lambda w: plan.evaluation(coder_of(w))),
     shell:
-        "python -m bsc evaluate --spec {params.spec:q} --model {params.model:q} --tokens {params.tokens:q}"
-        " --baseline {params.baseline:q} --coders {params.coders:q} --output {params.output:q} --log {log:q}"
+        "python -m bsc evaluate --spec {params.stage[0]:q} --model {input.model:q} --tokens {input.tokens:q}"
+        " --baseline {input.baseline:q} --coders {input.coders:q} --output {output:q} --log {log:q}"
 
 
 rule ablation:
@@ -117,12 +105,7 @@ rule ablation:
         runtime=grown(24 * 60),
         gpus=1,
     params:
-        **spec(lambda w: plan.ablation(coder_of(w))),
-        model=folder("model"),
-        tokens=folder("tokens"),
-        coder=folder("coder"),
-        scores=folder("scores"),
-        output=folder("output"),
+        stage=stage(lambda w: plan.ablation(coder_of(w))),
     shell:
-        "python -m bsc ablation --spec {params.spec:q} --model {params.model:q} --tokens {params.tokens:q}"
-        " --coder {params.coder:q} --scores {params.scores:q} --output {params.output:q} --log {log:q}"
+        "python -m bsc ablation --spec {params.stage[0]:q} --model {input.model:q} --tokens {input.tokens:q}"
+        " --coder {input.coder:q} --scores {input.scores:q} --output {output:q} --log {log:q}"

@@ -27,11 +27,11 @@ for figure, entry in FIGURES.items():
             mem_mb=grown(4_000),
             runtime=grown(60),
         params:
-            **spec(lambda w, figure=figure: plan.figure(figure)),
+            stage=stage(lambda w, figure=figure: plan.figure(figure)),
             results=lambda w: results,
             output=lambda w, output: Path(output[0]).with_suffix(""),
         shell:
-            "python -m bsc figure --spec {params.spec:q} --results {params.results:q} --output {params.output:q} --log {log:q}"
+            "python -m bsc figure --spec {params.stage[0]:q} --results {params.results:q} --output {params.output:q} --log {log:q}"
 
 
 rule figure_gallery:
@@ -61,9 +61,9 @@ rule figure_gallery:
         mem_mb=grown(2_000),
         runtime=grown(60),
     params:
-        **spec(lambda w: plan.gallery()),
+        stage=stage(lambda w: plan.gallery()),
         results=lambda w: results,
-        captions=folder("captions"),
+        captions=lambda w, input: Path(input.captions[0]).parent,
     shell:
-        "python -m bsc gallery --spec {params.spec:q} --results {params.results:q} --captions {params.captions:q}"
+        "python -m bsc gallery --spec {params.stage[0]:q} --results {params.results:q} --captions {params.captions:q}"
         " --output {output:q} --log {log:q}"

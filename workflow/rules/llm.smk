@@ -23,14 +23,10 @@ rule explain_llm:
         runtime=grown(24 * 60),
         gpus=lambda w: llm_gpus(w.llm),
     params:
-        **spec(lambda w: plan.explanations(coder_of(w), w.variant, w.llm)),
-        latents=folder("latents"),
-        tokens=folder("tokens"),
-        model=folder("model"),
-        output=folder("output"),
+        stage=stage(lambda w: plan.explanations(coder_of(w), w.variant, w.llm)),
     shell:
-        "python -m bsc explain --spec {params.spec:q} --latents {params.latents:q} --tokens {params.tokens:q}"
-        " --model {params.model:q} --output {params.output:q} --log {log:q}"
+        "python -m bsc explain --spec {params.stage[0]:q} --latents {input.latents:q} --tokens {input.tokens:q}"
+        " --model {input.model:q} --output {output:q} --log {log:q}"
         " --llms {resources.llms:q} --answers {resources.answers:q}"
 
 
@@ -65,13 +61,8 @@ rule score_llm:
         runtime=grown(24 * 60),
         gpus=lambda w: llm_gpus(plan.judge(w.llm)),
     params:
-        **spec(lambda w: plan.scores(coder_of(w), w.variant, w.llm)),
-        latents=folder("latents"),
-        explanations=folder("explanations"),
-        tokens=folder("tokens"),
-        model=folder("model"),
-        output=folder("output"),
+        stage=stage(lambda w: plan.scores(coder_of(w), w.variant, w.llm)),
     shell:
-        "python -m bsc score --spec {params.spec:q} --latents {params.latents:q} --explanations {params.explanations:q}"
-        " --tokens {params.tokens:q} --model {params.model:q} --output {params.output:q} --log {log:q}"
+        "python -m bsc score --spec {params.stage[0]:q} --latents {input.latents:q} --explanations {input.explanations:q}"
+        " --tokens {input.tokens:q} --model {input.model:q} --output {output:q} --log {log:q}"
         " --llms {resources.llms:q} --answers {resources.answers:q}"

@@ -13,7 +13,6 @@ rule model:
         mem_mb=grown(8_000),
         runtime=grown(60),
     params:
-        **spec(lambda w: plan.model(w.model)),
-        output=folder("output"),
+        stage=stage(lambda w: plan.model(w.model)),
     shell:
-        "python -m bsc model --spec {params.spec:q} --output {params.output:q} --log {log:q}"
+        "python -m bsc model --spec {params.stage[0]:q} --output {output:q} --log {log:q}"

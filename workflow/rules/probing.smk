@@ -16,11 +16,9 @@ rule labelled:
         runtime=grown(240),
         gpus=1,
     params:
-        **spec(lambda w: plan.labelled(w.model)),
-        model=folder("model"),
-        output=folder("output"),
+        stage=stage(lambda w: plan.labelled(w.model)),
     shell:
-        "python -m bsc labelled --spec {params.spec:q} --model {params.model:q} --output {params.output:q} --log {log:q}"
+        "python -m bsc labelled --spec {params.stage[0]:q} --model {input.model:q} --output {output:q} --log {log:q}"
 
 
 rule probe:
@@ -42,10 +40,7 @@ rule probe:
         runtime=grown(240),
         gpus=1,
     params:
-        **spec(lambda w: plan.probe(coder_of(w))),
-        labelled=folder("labelled"),
-        coder=folder("coder"),
-        output=folder("output"),
+        stage=stage(lambda w: plan.probe(coder_of(w))),
     shell:
-        "python -m bsc probe --spec {params.spec:q} --labelled {params.labelled:q} --coder {params.coder:q}"
-        " --output {params.output:q} --log {log:q}"
+        "python -m bsc probe --spec {params.stage[0]:q} --labelled {input.labelled:q} --coder {input.coder:q}"
+        " --output {output:q} --log {log:q}"

@@ -16,8 +16,6 @@ rule tokens:
         mem_mb=grown(8_000),
         runtime=grown(24 * 60),
     params:
-        **spec(lambda w: plan.tokens(w.model)),
-        model=folder("model"),
-        output=folder("output"),
+        stage=stage(lambda w: plan.tokens(w.model)),
     shell:
-        "python -m bsc tokens --spec {params.spec:q} --model {params.model:q} --output {params.output:q} --log {log:q}"
+        "python -m bsc tokens --spec {params.stage[0]:q} --model {input.model:q} --output {output:q} --log {log:q}"

@@ -24,11 +24,10 @@ rule trial:
         runtime=grown(24 * 60),
         gpus=1,
     params:
-        **spec(lambda w: plan.trial(coder_of(w), w.rate)),
-        output=folder("output"),
+        stage=stage(lambda w: plan.trial(coder_of(w), w.rate)),
     shell:
-        "python -m bsc trial --spec {params.spec:q} --activations {input.index:q} --held-out {input.held_out:q}"
-        " --output {params.output:q} --log {log:q}"
+        "python -m bsc trial --spec {params.stage[0]:q} --activations {input.index:q} --held-out {input.held_out:q}"
+        " --output {output:q} --log {log:q}"
 
 
 rule choose:
@@ -48,8 +47,6 @@ rule choose:
         mem_mb=grown(2_000),
         runtime=grown(10),
     params:
-        **spec(lambda w: plan.choice(coder_of(w))),
-        trials=lambda w, input: [Path(file).parent for file in input.trials],
-        output=folder("output"),
+        stage=stage(lambda w: plan.choice(coder_of(w))),
     shell:
-        "python -m bsc choose --spec {params.spec:q} --trials {params.trials:q} --output {params.output:q} --log {log:q}"
+        "python -m bsc choose --spec {params.stage[0]:q} --trials {input.trials:q} --output {output:q} --log {log:q}"
