@@ -9,6 +9,7 @@ delay), the client's processor time a request, the rate from the cache, and its 
 import argparse
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -50,26 +51,24 @@ async def serve(delay: float) -> None:
     body = json.dumps({"choices": [message], "usage": {"prompt_tokens": 400, "completion_tokens": 15}}).encode()
     answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while head := await _head(reader):
-            length = next(
-                int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
-            )
-            await reader.readexactly(length)
-            await asyncio.sleep(delay)
-            writer.write(answer)
-        writer.close()
+    class Answering(asyncio.Protocol):
+        """One connection: each request, once it is there, is answered after the delay."""
 
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, asyncio.Transport)
+            self.transport, self.read = transport, b""
+
+        def data_received(self, data: bytes) -> None:
+            self.read += data
+            head, mark, rest = self.read.partition(b"\r\n\r\n")
+            length = re.search(rb"(?i)content-length: (\d+)", head)
+            if mark and length and len(rest) == int(length[1]):
+                self.read = b""
+                asyncio.get_running_loop().call_later(delay, self.transport.write, answer)
+
+    server = await asyncio.get_running_loop().create_server(Answering, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
-
-
-async def _head(reader: asyncio.StreamReader) -> bytes:
-    try:
-        return await reader.readuntil(b"\r\n\r\n")
-    except asyncio.IncompleteReadError:
-        return b""
 
 
 def measure(shape: argparse.Namespace) -> dict[str, Any]:

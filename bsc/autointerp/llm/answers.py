@@ -1,6 +1,7 @@
 """The answer cache: one SQLite file a model, so that no answer is lost or asked for twice. No torch.
 
-An answer is committed, and flushed to the disk, before it is used. Answers that arrive while one commit runs share the next.
+An answer is committed, and flushed to the disk, before it is used. Answers that arrive within a fiftieth of a second, or while
+one commit runs, share the next.
 Several processes may read and write one file: write-ahead logging on a local disk; on a network file system, where that is not
 safe between machines, a rollback journal under the file system's locks.
 """
@@ -18,6 +19,8 @@ from bsc.errors import CorruptFile, UserError
 from bsc.io import disk_full, is_disk_full
 
 _WAIT_SECONDS = 120
+_GATHER_SECONDS = 0.02
+_MOST_KEYS = 500
 _TABLES = """
 CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, reply TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS totals
@@ -25,7 +28,7 @@ CREATE TABLE IF NOT EXISTS totals
 INSERT OR IGNORE INTO totals VALUES (1, 0, 0, 0, 0);
 """
 _COUNT = """UPDATE totals SET
-replies = replies + 1, characters = characters + ?, prompt = prompt + ?, completion = completion + ?"""
+replies = replies + ?, characters = characters + ?, prompt = prompt + ?, completion = completion + ?"""
 _NETWORK = frozenset(("nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "smb3", "ceph", "panfs", "pvfs2", "fuse.sshfs", "9p"))
 
 
@@ -67,23 +70,29 @@ class AnswerCache:
             self._reader.close()
             self._connection.close()
 
-    def get(self, key: str) -> Reply | None:
-        """The reply that is kept under a key."""
-        row = self._reader.execute("SELECT reply FROM answers WHERE key = ?", (key,)).fetchone()
-        return None if row is None else Reply.from_json(row[0])
+    def get(self, keys: Sequence[str]) -> dict[str, Reply]:
+        """The replies that are kept, by key; what is not kept is left out."""
+        found: dict[str, Reply] = {}
+        for begin in range(0, len(keys), _MOST_KEYS):
+            some = keys[begin : begin + _MOST_KEYS]
+            asked = f"SELECT key, reply FROM answers WHERE key IN ({','.join('?' * len(some))})"
+            found |= {key: Reply.from_json(reply) for key, reply in self._reader.execute(asked, some)}
+        return found
 
     def put(self, answers: Sequence[tuple[str, Reply]]) -> None:
         """Keep some replies, all or none of them. Raises UserError when the disk is full."""
+        if not answers:
+            return
         rows = [(key, reply.as_json()) for key, reply in answers]
-        counted = [(reply.characters, reply.prompt_tokens, reply.completion_tokens) for _, reply in answers]
+        counted = [(1, reply.characters, reply.prompt_tokens, reply.completion_tokens) for _, reply in answers]
         with self._writing:
-            self._transact(rows, counted)
+            self._transact(rows, tuple(map(sum, zip(*counted, strict=True))))
 
-    def _transact(self, rows: list[tuple[str, str]], counted: list[tuple[int, int, int]]) -> None:
+    def _transact(self, rows: list[tuple[str, str]], counted: tuple[int, ...]) -> None:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", rows)
-            self._connection.executemany(_COUNT, counted)
+            self._connection.execute(_COUNT, counted)
             self._connection.execute("COMMIT")
         except sqlite3.OperationalError as error:
             if self._connection.in_transaction:
@@ -112,6 +121,7 @@ class AnswerCache:
     async def _commit(self) -> None:
         try:
             while self._waiting:
+                await asyncio.sleep(_GATHER_SECONDS)
                 batch, self._waiting = self._waiting, []
                 try:
                     await asyncio.to_thread(self.put, [(key, reply) for key, reply, _ in batch])

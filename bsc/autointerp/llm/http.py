@@ -6,15 +6,17 @@ not their number.
 
 import asyncio
 import contextlib
-import ssl
+import random
+import urllib.parse
+import urllib.request
 from collections import deque
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import count, islice
 from types import TracebackType
 from typing import Any
 
-import httpx2 as httpx
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+import aiohttp
 
 from bsc.autointerp.llm.answers import AnswerCache
 from bsc.autointerp.llm.breaker import Breaker, Budget
@@ -25,10 +27,12 @@ from bsc.errors import UserError
 
 _WINDOW = 8
 """Requests that are begun or done and not handed on yet, in units of those that are sent at a time."""
-_BACKOFF = wait_random_exponential(multiplier=0.5, max=30)
+_FIRST_PAUSE, _LONGEST_BACKOFF = 0.5, 30.0
 _LONGEST_PAUSE = 300.0
 _WRONG_SETTINGS = (401, 402, 403, 404)
 _TRANSIENT = (408, 409, 425, 429)
+_OK, _SERVER_ERROR = 200, 500
+_JSON = {"Content-Type": "application/json"}
 _SHOWN = 300
 _STOPPED = "the stage stopped before it was sent"
 
@@ -53,11 +57,11 @@ class HttpModel:
         self._breaker, self._budget = Breaker(f"llms.{settings.name}"), Budget(settings, cache)
         self._runner = asyncio.Runner()
         self._places = asyncio.Semaphore(settings.concurrency)
+        self._unsaved = asyncio.Semaphore(2 * settings.concurrency)  # under way, or on the way to the disk
         self._stopping = asyncio.Event()
         self._fault: Exception | None = None
-        self._asked: dict[str, asyncio.Task[Outcome]] = {}
-        self._idle: list[httpx.AsyncClient] = []
-        self._tls: ssl.SSLContext | None = None
+        self._asked: dict[str, asyncio.Future[Outcome]] = {}
+        self._session: aiohttp.ClientSession | None = None
 
     def __enter__(self) -> "HttpModel":
         return self
@@ -87,7 +91,7 @@ class HttpModel:
         Raises UserError when the server refuses the key or knows no such model, when ten requests in a row failed, and before
         the budget would be exceeded. What was answered by then is kept.
         """
-        feed, waiting = iter(requests), deque[asyncio.Task[Outcome]]()
+        feed, waiting = iter(requests), deque[asyncio.Future[Outcome]]()
         try:
             while ready := self._runner.run(self._advance(feed, waiting)):
                 yield from ready
@@ -97,11 +101,10 @@ class HttpModel:
             self._runner.run(self._abandon(waiting))
             raise
 
-    async def _advance(self, feed: Iterator[Request], waiting: "deque[asyncio.Task[Outcome]]") -> list[Outcome]:
+    async def _advance(self, feed: Iterator[Request], waiting: "deque[asyncio.Future[Outcome]]") -> list[Outcome]:
         """Fill the window, wait for its first request, and return the outcomes at its beginning that are there."""
-        window = _WINDOW * self._settings.concurrency
-        while len(waiting) < window and (request := next(feed, None)) is not None:
-            waiting.append(asyncio.create_task(self._outcome(request)))
+        room = _WINDOW * self._settings.concurrency - len(waiting)
+        waiting.extend(self._outcomes(list(islice(feed, room))))
         if not waiting:
             return []
         await self._first(waiting)
@@ -110,45 +113,54 @@ class HttpModel:
             ready.append(waiting.popleft().result())
         return ready
 
-    async def _first(self, waiting: "deque[asyncio.Task[Outcome]]") -> None:
+    async def _first(self, waiting: "deque[asyncio.Future[Outcome]]") -> None:
         """Wait for the first of the window, or raise what ended another once all under way, which is paid for, has come in."""
-        stopped = asyncio.create_task(self._stopping.wait())
+        stopped: asyncio.Future[Any] = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({waiting[0], stopped}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         if self._fault is not None:
             await asyncio.gather(*waiting, return_exceptions=True)
             raise self._fault
 
-    async def _abandon(self, waiting: "deque[asyncio.Task[Outcome]]") -> None:
-        for task in waiting:
-            task.cancel()
+    async def _abandon(self, waiting: "deque[asyncio.Future[Outcome]]") -> None:
+        for outcome in waiting:
+            outcome.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
         await self._cache.settle()
 
     async def _close(self) -> None:
         await self._cache.settle()
-        for client in self._idle:
-            await client.aclose()
+        if self._session is not None:
+            await self._session.close()
 
-    async def _outcome(self, request: Request) -> Outcome:
+    def _outcomes(self, requests: list[Request]) -> Iterator[asyncio.Future[Outcome]]:
         """From the cache, or from the server; a prompt that is under way already is not sent again."""
-        key = request.key(self._settings.model)
-        if (kept := self._cache.get(key)) is not None:
-            return kept
-        if key not in self._asked:
-            self._asked[key] = asyncio.create_task(self._sent(key, request))
-            self._asked[key].add_done_callback(lambda _: self._asked.pop(key))
-        return await self._asked[key]
+        keys = [request.key(self._settings.model) for request in requests]
+        kept = self._cache.get(keys)
+        for key, request in zip(keys, requests, strict=True):
+            if key in kept:
+                there: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+                there.set_result(kept[key])
+                yield there
+                continue
+            if key not in self._asked:
+                self._asked[key] = asyncio.create_task(self._sent(key, request))
+                self._asked[key].add_done_callback(partial(self._forget, key))
+            yield self._asked[key]
+
+    def _forget(self, key: str, outcome: "asyncio.Future[Outcome]") -> None:
+        del self._asked[key]
 
     async def _sent(self, key: str, request: Request) -> Outcome:
         try:
-            async with self._places:
-                if self._stopping.is_set():
-                    return Failure(_STOPPED)
-                with self._budget.reserved(request):
+            async with self._unsaved, contextlib.AsyncExitStack() as held:
+                async with self._places:
+                    if self._stopping.is_set():
+                        return Failure(_STOPPED)
+                    held.enter_context(self._budget.reserved(request))
                     outcome = await self._attempts(request)
-                    if isinstance(outcome, Reply):
-                        await self._cache.keep(key, outcome)
+                if isinstance(outcome, Reply):
+                    await self._cache.keep(key, outcome)
             self._breaker.record(outcome)
         except Exception as error:
             self._fault = self._fault or error
@@ -157,67 +169,64 @@ class HttpModel:
         return outcome
 
     async def _attempts(self, request: Request) -> Outcome:
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(Transient),
-            stop=stop_after_attempt(self._settings.attempts),
-            wait=_pause,
-            sleep=self._sleep,
-            reraise=True,
-        )
-        try:
-            return await retrying(self._attempt, request)
-        except Transient as error:
-            return Failure(f"{error} ({self._settings.attempts} attempts)")
-        except Refused as error:
-            return Failure(str(error))
+        for attempt in count(1):
+            try:
+                return await self._attempt(request)
+            except Transient as error:
+                if attempt == self._settings.attempts:
+                    return Failure(f"{error} ({attempt} attempts)")
+                if not await self._pause(max(_backoff(attempt), error.pause)):
+                    return Failure(_STOPPED)
+            except Refused as error:
+                return Failure(str(error))
+        raise AssertionError
 
-    async def _sleep(self, seconds: float) -> None:
-        """Until the next attempt, which there is none of when the stage is about to stop."""
+    async def _pause(self, seconds: float) -> bool:
+        """Wait for the next attempt. Whether there is one: not when the stage is about to stop."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
-            raise Refused(_STOPPED)
+        return not self._stopping.is_set()
 
     async def _attempt(self, request: Request) -> Reply:
-        client = self._idle.pop() if self._idle else self._connected()
+        session = self._session = self._session or self._opened()
         try:
-            async with asyncio.timeout(self._settings.timeout):
-                response = await client.post("chat/completions", json=request.body(self._settings.model))
+            # A redirect is not followed: it would be asked for without the prompt, and might be given the key.
+            async with session.post(
+                "chat/completions", data=request.body(self._settings.model), allow_redirects=False
+            ) as response:
+                text = self._clean(await response.text(errors="replace"))
         except TimeoutError as error:
             raise Transient(f"no answer within {self._settings.timeout:g} s") from error
-        except httpx.HTTPError as error:
+        except aiohttp.ClientError as error:
             raise Transient(f"the connection failed ({type(error).__name__}: {self._clean(str(error))})") from error
-        finally:
-            self._idle.append(client)
-        if response.status_code != httpx.codes.OK:
-            raise self._refusal(response)
+        if response.status != _OK:
+            raise self._refusal(response, text)
         try:
-            return reply_of(self._clean(response.text), request.characters)
+            return reply_of(text, request.characters)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise Transient(f"the answer is no chat completion ({type(error).__name__})") from error
 
-    def _connected(self) -> httpx.AsyncClient:
-        """A client of one connection. A pool of many looks through them all at each request, which takes most of its time."""
-        endpoint = self._settings.endpoint if self._server is None else self._server.endpoint()
-        headers = {"Authorization": f"Bearer {self._secret}"} if self._secret else {}
-        self._tls = self._tls or httpx.create_ssl_context()
-        return httpx.AsyncClient(
-            base_url=f"{str(endpoint).rstrip('/')}/",
-            headers=headers,
-            limits=httpx.Limits(max_connections=1),
-            timeout=self._settings.timeout,
-            verify=self._tls,
+    def _opened(self) -> aiohttp.ClientSession:
+        """The connections to the endpoint, as many as requests are sent at a time."""
+        endpoint = str(self._settings.endpoint if self._server is None else self._server.endpoint())
+        return aiohttp.ClientSession(
+            base_url=f"{endpoint.rstrip('/')}/",
+            headers={**_JSON, **({"Authorization": f"Bearer {self._secret}"} if self._secret else {})},
+            connector=aiohttp.TCPConnector(limit=self._settings.concurrency),
+            timeout=aiohttp.ClientTimeout(total=self._settings.timeout),
+            proxy=_proxy(endpoint),  # worked out once: `trust_env` does so at each request, and costs more than the request
         )
 
-    def _refusal(self, response: httpx.Response) -> Exception:
-        status = response.status_code
-        reason = f"HTTP {status}: {self._clean(response.text)[:_SHOWN]}"
+    def _refusal(self, response: aiohttp.ClientResponse, text: str) -> Exception:
+        status = response.status
+        reason = f"HTTP {status}: {text[:_SHOWN]}"
         if status in _WRONG_SETTINGS:
             return UserError(
                 f"the server refuses: {reason}",
                 where=f"llms.{self._settings.name}",
                 fix="check `endpoint`, `model`, the key in the environment and the account",
             )
-        if status in _TRANSIENT or status >= httpx.codes.INTERNAL_SERVER_ERROR:
+        if status in _TRANSIENT or status >= _SERVER_ERROR:
             return Transient(reason, _seconds(response.headers.get("retry-after", "")))
         return Refused(reason)
 
@@ -226,10 +235,17 @@ class HttpModel:
         return text.replace(self._secret, "[key]") if self._secret else text
 
 
-def _pause(state: RetryCallState) -> float:
-    """Exponential backoff with full jitter, and no less than the server asked for."""
-    error = state.outcome.exception() if state.outcome is not None else None
-    return max(_BACKOFF(state), error.pause if isinstance(error, Transient) else 0.0)
+def _proxy(endpoint: str) -> str | None:
+    """The proxy that the environment names for an endpoint."""
+    where = urllib.parse.urlsplit(endpoint)
+    if urllib.request.proxy_bypass(where.hostname or ""):
+        return None
+    return urllib.request.getproxies().get(where.scheme)
+
+
+def _backoff(attempt: int) -> float:
+    """Seconds until the attempt after this one: exponential, with full jitter."""
+    return random.uniform(0.0, min(_FIRST_PAUSE * 2 ** (attempt - 1), _LONGEST_BACKOFF))
 
 
 def _seconds(header: str) -> float:

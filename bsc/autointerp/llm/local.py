@@ -43,7 +43,7 @@ class LocalModel:
 
     def _batch(self, requests: Sequence[Request]) -> list[Reply]:
         keys = [request.key(self._settings.model) for request in requests]
-        found = {key: kept for key in keys if (kept := self._cache.get(key)) is not None}
+        found = self._cache.get(keys)
         by_sampling: dict[Sampling, dict[str, Request]] = {}
         for key, request in zip(keys, requests, strict=True):
             if key not in found:

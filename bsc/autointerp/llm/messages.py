@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 _TEMPLATE_TOKENS = 64
@@ -27,8 +27,8 @@ class Request:
     sampling: Sampling
     schema: Mapping[str, Any] | None = None
 
-    def body(self, model: str) -> dict[str, Any]:
-        """The request as an OpenAI-compatible server takes it."""
+    def body(self, model: str) -> bytes:
+        """The request as an OpenAI-compatible server takes it: JSON, the same for equal requests."""
         messages = [{"role": "system", "content": self.system}, {"role": "user", "content": self.user}]
         sampling: dict[str, Any] = {"temperature": self.sampling.temperature, "max_tokens": self.sampling.max_tokens}
         if self.sampling.logprobs:
@@ -36,12 +36,11 @@ class Request:
         if self.schema is not None:
             named = {"name": "answer", "strict": True, "schema": dict(self.schema)}
             sampling["response_format"] = {"type": "json_schema", "json_schema": named}
-        return {"model": model, "messages": messages, **sampling}
+        return json.dumps({"model": model, "messages": messages, **sampling}, sort_keys=True, separators=(",", ":")).encode()
 
     def key(self, model: str) -> str:
         """What names the reply in the cache: SHA-256 of model, messages and sampling parameters."""
-        text = json.dumps(self.body(model), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(self.body(model)).hexdigest()
 
     @property
     def most_tokens(self) -> int:
@@ -71,7 +70,7 @@ class Reply:
 
     def as_json(self) -> str:
         """For the cache."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        return json.dumps(vars(self), separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> "Reply":

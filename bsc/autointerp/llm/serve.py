@@ -11,11 +11,11 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.request
+from http import HTTPStatus
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
-
-import httpx2 as httpx
 
 from bsc.autointerp.llm.settings import Settings
 from bsc.errors import UserError
@@ -23,6 +23,8 @@ from bsc.progress import Progress
 from bsc.training.interruption import EXIT_CODE, SIGNALS
 
 _POLL_SECONDS, _STOP_SECONDS = 0.25, 15.0
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Past any proxy: the server is on this machine."""
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
@@ -110,10 +112,10 @@ class Server:
             self._process = None
             raise self._fault(f"the server ended with exit code {code} before it was ready")
         try:
-            health = httpx.get(f"http://127.0.0.1:{self._port}{self._serve['health']}", timeout=5)
-        except httpx.HTTPError:
+            with _DIRECTLY.open(f"http://127.0.0.1:{self._port}{self._serve['health']}", timeout=5) as health:
+                return bool(health.status == HTTPStatus.OK)
+        except OSError:
             return False
-        return health.status_code == httpx.codes.OK
 
     def _leave(self, number: int, frame: FrameType | None) -> None:
         """Leave by way of every `with`, so that the server is stopped; not while it is started and its process id not known."""

@@ -21,7 +21,8 @@ KEY = "sk-secret-0123456789"
 @pytest.fixture(autouse=True)
 def quick_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same backoff in hundredths of a second."""
-    monkeypatch.setattr(http, "_BACKOFF", http.wait_random_exponential(multiplier=0.005, max=0.05))
+    monkeypatch.setattr(http, "_FIRST_PAUSE", 0.005)
+    monkeypatch.setattr(http, "_LONGEST_BACKOFF", 0.05)
 
 
 def prompts(count: int) -> list[Request]:
@@ -162,7 +163,8 @@ def test_a_wrong_key_or_model_stops_at_once(tmp_path, status) -> None:
 
 
 def test_a_server_that_dies_and_comes_back(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(http, "_BACKOFF", http.wait_random_exponential(multiplier=0.2, max=2))
+    monkeypatch.setattr(http, "_FIRST_PAUSE", 0.2)
+    monkeypatch.setattr(http, "_LONGEST_BACKOFF", 2.0)
     with served(echo) as server:
         port = server.server_address[1]
     replies: list = []
