@@ -26,13 +26,15 @@ lint: $(READY) ## style, types and the workflow's own linters
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
-bench: $(READY) ## measure training steps, the loop and extraction (after demo)
+bench: $(READY) ## measure training steps, the loop, extraction, the latent cache and the client (after demo)
 	$(BIN)/python benchmarks/coders.py
 	$(BIN)/python benchmarks/coders.py --memory
 	$(BIN)/python benchmarks/coders.py --latents 4608
 	$(BIN)/python benchmarks/coders_gpu.py
 	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/extraction.py
+	$(BIN)/python benchmarks/latent_cache.py
+	$(BIN)/python benchmarks/llm_client.py
 
 setup: $(READY) ## create .venv with the pinned lock and the package
 
