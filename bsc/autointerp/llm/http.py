@@ -27,6 +27,8 @@ from bsc.errors import UserError
 
 _WINDOW = 8
 """Requests that are begun or done and not handed on yet, in units of those that are sent at a time."""
+_AT_ONCE = 16
+"""Requests that are written and looked up between two turns of the event loop."""
 _FIRST_PAUSE, _LONGEST_BACKOFF = 0.5, 30.0
 _LONGEST_PAUSE = 300.0
 _WRONG_SETTINGS = (401, 402, 403, 404)
@@ -103,8 +105,10 @@ class HttpModel:
 
     async def _advance(self, feed: Iterator[Request], waiting: "deque[asyncio.Future[Outcome]]") -> list[Outcome]:
         """Fill the window, wait for its first request, and return the outcomes at its beginning that are there."""
-        room = _WINDOW * self._settings.concurrency - len(waiting)
-        waiting.extend(self._outcomes(list(islice(feed, room))))
+        window = _WINDOW * self._settings.concurrency
+        while some := list(islice(feed, min(_AT_ONCE, window - len(waiting)))):
+            waiting.extend(self._outcomes(some))
+            await asyncio.sleep(0)  # those that were answered meanwhile do not wait for the rest of the window
         if not waiting:
             return []
         await self._first(waiting)
@@ -194,7 +198,7 @@ class HttpModel:
             async with session.post(
                 "chat/completions", data=request.body(self._settings.model), allow_redirects=False
             ) as response:
-                text = self._clean(await response.text(errors="replace"))
+                text = self._clean((await response.read()).decode(errors="replace"))
         except TimeoutError as error:
             raise Transient(f"no answer within {self._settings.timeout:g} s") from error
         except aiohttp.ClientError as error:
