@@ -1,14 +1,14 @@
-"""The test sample of a latent, with the silent windows that a spec asks for: any, or hard ones (paper's code, FAISS). No torch.
+"""The test sample of a latent, with the silent windows that a spec asks for: any, or hard ones. No torch.
 
-All are windows of the test half in which the latent never fires. *Ours*: of which half the neighbours are told, the Jaccard
-index, and what happens when there are too few.
+All are windows of the test half in which the latent never fires. *Ours*: by which half's windows latents count as co-occurring,
+the Jaccard index, and what happens when they have too few windows.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from bsc.autointerp.cooccurrence import Cooccurrence
 from bsc.autointerp.embedding.windows import WindowEmbeddings
@@ -16,7 +16,7 @@ from bsc.autointerp.firings import LatentCache
 from bsc.autointerp.samples import Sample, sample_for_test
 from bsc.autointerp.windows import TEST, FiringWindows, Grid
 from bsc.errors import UserError
-from bsc.stages import COOCCURRING, NEAREST, RANDOM, ScoreSpec
+from bsc.stages import COOCCURRING, RANDOM, ScoreSpec
 
 _STREAM = 5
 """Of random numbers, beside those of `bsc.autointerp.samples` and `.score`."""
@@ -32,6 +32,8 @@ class Tested:
 
 Drawer = Callable[[int], Tested]
 """From a latent to its test sample."""
+Chooser = Callable[[Sample, Bool[np.ndarray, " windows"]], tuple[Int[np.ndarray, " silent"], int]]
+"""From a sample, and the windows of the grid that may be chosen, to its silent windows and how many of them fill up."""
 
 
 def drawer(spec: ScoreSpec, cache: LatentCache, grid: Grid, embeddings: WindowEmbeddings | None) -> Drawer:
@@ -44,25 +46,32 @@ def drawer(spec: ScoreSpec, cache: LatentCache, grid: Grid, embeddings: WindowEm
     """
     if spec.negatives == RANDOM:
         return lambda latent: Tested(sample_for_test(cache, grid, spec.windows, latent))
-    if spec.negatives == NEAREST and embeddings is None:
-        raise UserError("the nearest windows need `--embeddings`", where="negatives", fix="copy the rule's shell line whole")
-    together = Cooccurrence.of(cache, grid) if spec.negatives == COOCCURRING else None
+    choose = _chooser(spec, cache, grid, embeddings)
 
     def drawn(latent: int) -> Tested:
         sample = sample_for_test(cache, grid, spec.windows, latent)
         quiet = grid.halves == TEST
         quiet[FiringWindows.of(cache, latent, grid.window).windows] = False
-        if together is None:
-            assert embeddings is not None
-            return Tested(replace(sample, silent=nearest(sample, quiet, embeddings)))
-        generator = np.random.default_rng([spec.windows.seed, _STREAM, latent])
-        silent, filled = cooccurring(sample, quiet, together, generator)
+        silent, filled = choose(sample, quiet)
         return Tested(replace(sample, silent=silent), filled)
 
     return drawn
 
 
-def nearest(sample: Sample, quiet: Int[np.ndarray, " windows"], embeddings: WindowEmbeddings) -> Int[np.ndarray, " silent"]:
+def _chooser(spec: ScoreSpec, cache: LatentCache, grid: Grid, embeddings: WindowEmbeddings | None) -> Chooser:
+    if spec.negatives == COOCCURRING:
+        together = Cooccurrence.of(cache, grid)
+        return lambda sample, quiet: cooccurring(sample, quiet, together, _generator(spec, sample))
+    if embeddings is None:
+        raise UserError("the nearest windows need `--embeddings`", where="negatives", fix="copy the rule's shell line whole")
+    return lambda sample, quiet: (nearest(sample, quiet, embeddings), 0)
+
+
+def _generator(spec: ScoreSpec, sample: Sample) -> np.random.Generator:
+    return np.random.default_rng([spec.windows.seed, _STREAM, sample.latent])
+
+
+def nearest(sample: Sample, quiet: Bool[np.ndarray, " windows"], embeddings: WindowEmbeddings) -> Int[np.ndarray, " silent"]:
     """The windows that are most similar to the mean of the sample's firing ones, most similar first; ties to the earliest.
 
     quiet: of all windows of the grid, those of the test half in which the latent never fires. Cosine similarity.
@@ -74,7 +83,7 @@ def nearest(sample: Sample, quiet: Int[np.ndarray, " windows"], embeddings: Wind
 
 
 def cooccurring(
-    sample: Sample, quiet: Int[np.ndarray, " windows"], together: Cooccurrence, generator: np.random.Generator
+    sample: Sample, quiet: Bool[np.ndarray, " windows"], together: Cooccurrence, generator: np.random.Generator
 ) -> tuple[Int[np.ndarray, " silent"], int]:
     """Quiet windows in which the latent's neighbours fire, nearest neighbour first, and how many others had to fill up.
 
