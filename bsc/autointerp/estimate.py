@@ -153,10 +153,14 @@ class Drawn:
         return self._all(sum((model.cost(request) for request in requests), Cost()))
 
     def scoring(self, model: Asked, spec: ScoreSpec, explanations: Path, embeddings: Path) -> Cost:
-        """Of scoring the explanations that are there; without the embeddings that tell the nearest windows, by any windows."""
+        """Of scoring the explanations that are there.
+
+        Which silent windows are asked about matters only where some are answered; elsewhere, and where the embeddings that tell
+        the nearest are not there, any stand for them.
+        """
         there = spec.negatives == NEAREST and (embeddings / MANIFEST).exists()
-        if spec.negatives == NEAREST and not there:
-            spec = spec.model_copy(update={"negatives": RANDOM})
+        if model.cache is None or (spec.negatives == NEAREST and not there):
+            spec, there = spec.model_copy(update={"negatives": RANDOM}), False
         draw = drawer(spec, self.cache, self.grid, WindowEmbeddings.open(embeddings, self.grid) if there else None)
         table = read_parquet(explanations / FILE)
         scored = table[table["status"] == SCORED]
