@@ -157,10 +157,11 @@ def _draw_distribution(latents: pd.DataFrame, scorer: str, compared: pd.DataFram
         left.set_title(f"{ARCHITECTURE_NAMES[architecture]}, layer {paths.layer(hookpoint)}")
         left.set(xlabel=f"{scorer} F1", ylabel="share of latents")
         right.set(xlabel="false positive rate", ylabel="true positive rate")
+    place = "Middle" if len(compared) else "Right"
     note = (
         f"{_counts(latents)}the others are too rare, too dense or not sampled. Dotted: explanations shuffled among latents, "
-        "cut off where they leave the panel. Right: answers are yes or no, so a latent is one point of its ROC plane; dots are "
-        "latents, marks are means."
+        f"cut off where they leave the panel. {place}: answers are yes or no, so a latent is one point of its ROC plane; dots "
+        "are latents, marks are means."
     )
     points = histograms(latents)
     if len(compared):
