@@ -1,13 +1,16 @@
 """Sentence embeddings: fetched whole and without code, made once, and scored by AUROC alone."""
 
 import json
+import shutil
 import socket
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from autointerp_world import World, windows_spec
+from huggingface_hub import snapshot_download
 from sklearn.metrics import roc_auc_score
 from tiny_embedder import NAME, save_embedder, save_wheel, vector_of
 
@@ -19,6 +22,7 @@ from bsc.autointerp.score import score
 from bsc.autointerp.windows import TEST
 from bsc.errors import CorruptFile, UserError
 from bsc.io import read_manifest, sha256
+from bsc.models import hub
 from bsc.stages import EmbedderSpec, EmbedSpec, ExplainSpec, ScoreSpec
 
 NGRAM = {"kind": "ngram", "length": 3, "patterns": 24, "precision": 0.5}
@@ -191,6 +195,21 @@ def test_a_wheel_is_unpacked_without_code_and_pickles(tiny: Path, tmp_path: Path
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
+def test_a_hub_model_is_taken_from_the_local_cache_at_its_commit(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "models--someone--tiny"
+    shutil.copytree(tiny, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "v1").write_text(commit)
+    monkeypatch.setattr(hub, "snapshot_download", partial(snapshot_download, cache_dir=tmp_path / "hub", local_files_only=True))
+    fetch_embedder(spec("hub:someone/tiny", revision="v1"), tmp_path / "out")
+    manifest = read_manifest(tmp_path / "out")
+    assert (manifest["revision"], manifest["commit"]) == ("v1", commit)
+    assert {"modules.json", "model.safetensors"} <= set(manifest["files"])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -200,8 +219,6 @@ def test_a_wheel_is_unpacked_without_code_and_pickles(tiny: Path, tmp_path: Path
     ],
 )
 def test_what_is_no_model_or_brings_code_is_refused(tiny: Path, tmp_path: Path, change, message: str) -> None:
-    import shutil
-
     shutil.copytree(tiny, tmp_path / "in")
     change(tmp_path / "in")
     with pytest.raises(UserError, match=message):
