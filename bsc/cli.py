@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
@@ -69,6 +69,7 @@ _LATENTS = Input("latents", "latents folder, as `bsc latents` wrote it", kind=fo
 _ACTIVATIONS = Input("activations", "index of a hookpoint's activations (JSON), as `bsc index` wrote it", "index")
 _LLMS = Input("llms", "how language models are reached: JSON, by name", optional=True, kind=str)
 _ANSWERS = Input("answers", "folder of the language models' answers", optional=True)
+_EMBEDDER = Input("embedder", "sentence-embedding model, as `bsc embedder` wrote it", kind=folder)
 _MADE_OR_STORED = Input("activations", "index of a hookpoint's activations, of `bsc index` or `bsc recipe`", "index")
 
 STAGES: dict[str, Stage] = {
@@ -158,6 +159,17 @@ STAGES: dict[str, Stage] = {
         "LatentsSpec",
         (_CODER, _ACTIVATIONS),
     ),
+    "embedder": Stage(
+        "fetch a sentence-embedding model and keep it as safetensors",
+        "bsc.autointerp.embedding.fetch:fetch_embedder",
+        "EmbedderSpec",
+    ),
+    "embed": Stage(
+        "embed the windows that explanations are tested on",
+        "bsc.autointerp.embedding.windows:embed_windows",
+        "EmbedSpec",
+        (_TOKENS, _MODEL, _EMBEDDER),
+    ),
     "explain": Stage(
         "explain latents from their windows",
         "bsc.autointerp.explain:explain",
@@ -175,6 +187,8 @@ STAGES: dict[str, Stage] = {
             Input("model", "model folder, whose tokenizer a language model needs", optional=True, kind=folder),
             _LLMS,
             _ANSWERS,
+            replace(_EMBEDDER, optional=True),
+            Input("embeddings", "embeddings of the windows, as `bsc embed` wrote them", optional=True, kind=folder),
         ),
     ),
     "figure": Stage(

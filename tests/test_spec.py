@@ -113,6 +113,33 @@ def test_style_is_in_figures_only(smoke: Config) -> None:
     assert before.scores(CODER, "trained").digest == after.scores(CODER, "trained").digest
 
 
+def test_embeddings_and_negatives_are_part_of_scores_where_they_are_asked_for(smoke: Config) -> None:
+    def planned(**changes: object) -> Plan:
+        model = {"source": "pypi:some-embedder==1", "sha256": "0" * 64}
+        changed = {**smoke.autointerp.model_dump(), "embedding": model, **changes}
+        return Plan(Config.model_validate({**smoke.model_dump(), "autointerp": changed}))
+
+    def same(one: Plan, other: Plan, stage: str) -> bool:
+        return getattr(one, stage)(CODER, "trained").digest == getattr(other, stage)(CODER, "trained").digest
+
+    before, unused = Plan(smoke), planned()
+    assert not unused.embeds
+    assert same(before, unused, "scores")
+    assert before.scores(CODER, "trained").json == unused.scores(CODER, "trained").json
+    scorers = planned(scorers=["detection", "fuzzing", "embedding"])
+    nearest, cooccurring = planned(negatives="nearest"), planned(negatives="cooccurring")
+    assert [plan.embeds for plan in (scorers, nearest, cooccurring)] == [True, True, False]
+    for other in (scorers, nearest, cooccurring):
+        assert not same(before, other, "scores")
+        assert same(before, other, "explanations")
+    for name in ("scorers", "negatives"):
+        asked = {"scorers": ["detection", "embedding"]} if name == "scorers" else {"negatives": "nearest"}
+        other = {"source": "pypi:some-embedder==2", "sha256": "0" * 64}
+        assert not same(planned(**asked), planned(**asked, embedding=other), "scores")
+    assert scorers.embeddings(CODER.model).digest == nearest.embeddings(CODER.model).digest
+    assert scorers.embeddings(CODER.model).digest != planned(negatives="nearest", window=16).embeddings(CODER.model).digest
+
+
 def test_joint_coders_are_those_at_every_hookpoint(smoke: Config) -> None:
     kinds = {(coder.architecture, coder.binariser) for coder in Plan(smoke).joint_coders}
     assert kinds == {("skip-transcoder", "topk"), ("skip-transcoder", "gumbel")}

@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 
 from bsc import paths
+from bsc.autointerp.embedding.windows import WindowEmbeddings
 from bsc.autointerp.explain import FILE, decoder, open_windows
 from bsc.autointerp.explainers.base import Decode, LatentExamples
 from bsc.autointerp.explainers.llm import explanation_request, question_requests
@@ -20,14 +21,15 @@ from bsc.autointerp.firings import LatentCache
 from bsc.autointerp.llm.answers import AnswerCache, Totals
 from bsc.autointerp.llm.messages import Request, Sampling
 from bsc.autointerp.llm.settings import Settings
+from bsc.autointerp.negatives import drawer
 from bsc.autointerp.prompts import DETECTION, EXPLAIN, filled
-from bsc.autointerp.samples import SCORED, census, sample_for_explanation, sample_for_test
+from bsc.autointerp.samples import SCORED, census, sample_for_explanation
 from bsc.autointerp.score import exam_of, said_by_control
 from bsc.autointerp.windows import Grid
 from bsc.config import load
-from bsc.io import read_manifest, read_parquet
+from bsc.io import MANIFEST, read_manifest, read_parquet
 from bsc.paths import CoderId
-from bsc.stages import ExplainSpec, Plan, ScoreSpec
+from bsc.stages import NEAREST, RANDOM, ExplainSpec, Plan, ScoreSpec
 
 _LATENTS = 16
 """Of each coder whose prompts are made."""
@@ -111,7 +113,12 @@ def _coder(
     yield f"{explainer} explains", explainer, drawn.scored, drawn.explaining(models[explainer], explained)
     folder = Path(plan.config.results) / coder.at(paths.interpreted(paths.EXPLANATIONS, explainer), variant=variant)
     known = (folder / "manifest.json").exists() and read_manifest(folder)["windows"] == scored.windows.model_dump()
-    cost = drawn.scoring(models[judge], scored, folder) if known else _typical_scores(models[judge], scored, drawn.scored)
+    embeddings = Path(plan.config.results) / coder.at(paths.EMBEDDINGS)
+    cost = (
+        drawn.scoring(models[judge], scored, folder, embeddings)
+        if known
+        else _typical_scores(models[judge], scored, drawn.scored)
+    )
     yield f"{judge} scores", judge, drawn.scored, cost
 
 
@@ -145,16 +152,24 @@ class Drawn:
         requests = [explanation_request(example, spec.explainer, self.decode) for example in examples]
         return self._all(sum((model.cost(request) for request in requests), Cost()))
 
-    def scoring(self, model: Asked, spec: ScoreSpec, explanations: Path) -> Cost:
-        """Of scoring the explanations that are there."""
+    def scoring(self, model: Asked, spec: ScoreSpec, explanations: Path, embeddings: Path) -> Cost:
+        """Of scoring the explanations that are there.
+
+        Which silent windows are asked about matters only where some are answered; elsewhere, and where the embeddings that tell
+        the nearest are not there, any stand for them.
+        """
+        there = spec.negatives == NEAREST and (embeddings / MANIFEST).exists()
+        if model.cache is None or (spec.negatives == NEAREST and not there):
+            spec, there = spec.model_copy(update={"negatives": RANDOM}), False
+        draw = drawer(spec, self.cache, self.grid, WindowEmbeddings.open(embeddings, self.grid) if there else None)
         table = read_parquet(explanations / FILE)
         scored = table[table["status"] == SCORED]
         places = {latent: place for place, latent in enumerate(scored["latent"].tolist())}
+        samples = {latent: draw(latent).sample for latent in self.latents}
         cost = Cost()
         for said in said_by_control(spec, scored).values():
-            for latent in self.latents:
-                sample = sample_for_test(self.cache, self.grid, spec.windows, latent)
-                for scorer in spec.scorers:
+            for latent, sample in samples.items():
+                for scorer in spec.asking:
                     asked = exam_of(spec, self.grid, sample, scorer).questions
                     requests = question_requests(said[places[latent]], asked, spec.explainer, self.decode)
                     cost += sum((model.cost(request) for request in requests), Cost())
@@ -172,7 +187,7 @@ def _typical(model: Asked, spec: ExplainSpec, latents: int) -> Cost:
 def _typical_scores(model: Asked, spec: ScoreSpec, latents: int) -> Cost:
     """Of scoring so many latents whose explanations are not known."""
     prompts = -(-(spec.windows.test_firing + spec.windows.test_silent) // spec.windows_a_prompt)
-    prompts *= latents * len(spec.scorers) * (2 if spec.shuffled else 1)
+    prompts *= latents * len(spec.asking) * (2 if spec.shuffled else 1)
     return model.cost(_like(DETECTION, spec.windows.window * spec.windows_a_prompt, spec.explainer), prompts)
 
 

@@ -15,6 +15,7 @@ OUTCOME = {
     **dict.fromkeys(("precision", "recall", "f1", "f1_parsed", "balanced_accuracy", "auroc"), "float64"),
 }
 """The columns of a latent's outcome, with their types."""
+COUNTS = [name for name, kind in OUTCOME.items() if kind == "int64"]
 _UNDEFINED = Interval(np.nan, np.nan, np.nan).as_json()
 
 
@@ -82,7 +83,7 @@ def frequency_weighted(f1: "pd.Series[float]", firings: "pd.Series[int]") -> flo
 
 
 def dense_band(weighted: float, firings_by_status: "pd.Series[int]") -> dict[str, float]:
-    """The frequency-weighted score if all too-dense latents had an F1 of 0, and of 1 (*ours*).
+    """The frequency-weighted score if all too-dense latents had an F1 (or an AUROC) of 0, and of 1 (*ours*).
 
     weighted: the score of the scored latents, which stands for those that were eligible and not sampled too.
     """
@@ -92,19 +93,21 @@ def dense_band(weighted: float, firings_by_status: "pd.Series[int]") -> dict[str
     return {"dense_as_zero": weighted * (1 - share), "dense_as_one": weighted * (1 - share) + share}
 
 
-def coder_scores(scores: pd.DataFrame, firings_by_status: "pd.Series[int]", *, resamples: int, seed: int) -> dict[str, Any]:
+def coder_scores(
+    scores: pd.DataFrame, firings_by_status: "pd.Series[int]", *, resamples: int, seed: int, measure: str = "f1"
+) -> dict[str, Any]:
     """The unweighted and the frequency-weighted score of one scorer under one control, with 95% intervals over latents.
 
-    scores: columns f1 and firings, a row a latent. With no row, everything is null.
+    scores: firings and the column that `measure` names, a row a latent. With no row, everything is null.
     """
     if scores.empty:
         band = {"dense_as_zero": None, "dense_as_one": None}
         return {"unweighted": _UNDEFINED, "weighted": {**_UNDEFINED, **band}}
-    f1, firings = scores["f1"], scores["firings"]
-    weighted = bootstrap_mean(f1, weights=firings, resamples=resamples, seed=seed)
+    values, firings = scores[measure], scores["firings"]
+    weighted = bootstrap_mean(values, weights=firings, resamples=resamples, seed=seed)
     return {
-        "unweighted": bootstrap_mean(f1, resamples=resamples, seed=seed).as_json(),
-        "weighted": {**weighted.as_json(), **dense_band(frequency_weighted(f1, firings), firings_by_status)},
+        "unweighted": bootstrap_mean(values, resamples=resamples, seed=seed).as_json(),
+        "weighted": {**weighted.as_json(), **dense_band(frequency_weighted(values, firings), firings_by_status)},
     }
 
 

@@ -9,21 +9,25 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int
 
+from bsc.autointerp.embedding.windows import WindowEmbeddings
 from bsc.autointerp.explain import FILE as EXPLANATIONS
 from bsc.autointerp.explain import REPLIES, SERVER_LOG, decoder, in_batches, open_windows
 from bsc.autointerp.explainers import explainer_for
 from bsc.autointerp.explainers.base import UNPARSED, Access, Answered, Decode, Explainer, Explanation, Said
-from bsc.autointerp.metrics import OUTCOME, coder_scores, latent_counts, outcome
-from bsc.autointerp.samples import SCORED, Sample, sample_for_test
+from bsc.autointerp.metrics import COUNTS, OUTCOME, auroc, coder_scores, latent_counts, outcome
+from bsc.autointerp.negatives import drawer
+from bsc.autointerp.samples import SCORED, Sample
 from bsc.autointerp.scorers import scorer_named
 from bsc.autointerp.scorers.base import Exam
+from bsc.autointerp.scorers.embedding import Comparer, Similarities
 from bsc.autointerp.windows import Grid
 from bsc.errors import UserError
 from bsc.io import read_manifest, read_parquet, write_json, write_manifest, write_parquet
 from bsc.progress import Progress, job_label
-from bsc.stages import ScoreSpec
+from bsc.stages import EMBEDDING, RANDOM, ScoreSpec, measure_of
 
 SCORES, ANSWERS, SUMMARY = "scores.parquet", "answers.parquet", "summary.json"
+SIMILARITIES = "similarities.parquet"
 NONE, SHUFFLED = "none", "shuffled"
 _KEYS = ["latent", "scorer", "control"]
 _EXAM, _DONOR = 3, 4
@@ -39,6 +43,8 @@ def score(
     model: Path | None = None,
     llms: str | None = None,
     answers: Path | None = None,
+    embedder: Path | None = None,
+    embeddings: Path | None = None,
 ) -> None:
     """Write `scores.parquet`, `answers.parquet` and `summary.json`.
 
@@ -46,30 +52,43 @@ def score(
     question: latent, scorer, control, window, firing, answer (1, 0, or null when it could not be read). summary: `scorers`, by
     scorer and control `coder_scores`; and `latent_counts`. control: `none`, or `shuffled` (*ours*): each latent is scored by
     another scored latent's explanation. A language model (model: for its tokenizer; llms, answers: see `Access`) leaves its
-    replies in `replies.parquet`, a row a prompt, and their counts under `replies` in the summary. Raises UserError when the
-    explanations were made from other windows.
+    replies in `replies.parquet`, a row a prompt, and their counts under `replies` in the summary.
+
+    The scorer `embedding` asks nothing: of `outcome` it has the AUROC alone, the rest is null, and `similarities.parquet` has a
+    row a window (latent, control, window, firing, similarity). It needs embedder (a folder of `bsc embedder`) and embeddings
+    (of `bsc embed`), which the `nearest` negatives need too. Raises UserError when the explanations were made from other
+    windows, or what is needed is not given.
     """
     cache, grid = open_windows(spec.windows, latents, tokens)
+    embedded = None if embeddings is None else WindowEmbeddings.open(embeddings, grid)
     table = _explained(spec, explanations)
     scored = table[table["status"] == SCORED]
     judged: list[_Judged] = []
+    compared: list[Similarities] = []
+    filled: list[int] = []
+    draw = drawer(spec, cache, grid, embedded)
+    comparer = _comparer(spec, scored, embedder, embedded)
     decode = None if model is None else decoder(model)
     entered = explainer_for(spec.explainer, Access(llms, answers, output / SERVER_LOG))
     with entered as judge, Progress(job_label("score", output), len(scored), "latents") as progress:
         said = said_by_control(spec, scored)
         for places in in_batches(list(range(len(scored)))):
-            samples = [sample_for_test(cache, grid, spec.windows, latent) for latent in scored["latent"].iloc[places]]
+            tested = [draw(latent) for latent in scored["latent"].iloc[places]]
+            samples, filled = [one.sample for one in tested], filled + [one.filled for one in tested if one.filled]
             here = {control: [said[control][place] for place in places] for control in said}
             judged += _judge(spec, grid, samples, here, judge, decode)
+            compared += [] if comparer is None else comparer.compare(samples, here)
             progress.advance(len(places))
-    scores = _scores(judged, table)
+    scores = _scores(judged, compared, table)
     write_parquet(output / SCORES, scores)
     write_parquet(output / ANSWERS, _answers(judged))
     replies = _replies(judged)
-    write_json(output / SUMMARY, {**_summary(spec, scores, table), **_reply_counts(replies)})
-    if len(replies):
-        write_parquet(output / REPLIES, replies)
-    files = [SCORES, ANSWERS, SUMMARY, *([REPLIES] if len(replies) else [])]
+    write_json(output / SUMMARY, {**_summary(spec, scores, table), **_reply_counts(replies), **_hard(spec, filled)})
+    further = {REPLIES: replies, SIMILARITIES: _similarities(compared)}
+    kept = {name: frame for name, frame in further.items() if len(frame)}
+    for name, frame in kept.items():
+        write_parquet(output / name, frame)
+    files = [SCORES, ANSWERS, SUMMARY, *kept]
     write_manifest(output, files, {"scorers": spec.scorers, "scored": len(scored)})
 
 
@@ -82,6 +101,20 @@ class _Judged(NamedTuple):
     windows: Int[np.ndarray, " questions"]
     firing: Bool[np.ndarray, " questions"]
     answered: Answered
+
+
+def _comparer(
+    spec: ScoreSpec, scored: pd.DataFrame, embedder: Path | None, embedded: WindowEmbeddings | None
+) -> Comparer | None:
+    if EMBEDDING not in spec.scorers:
+        return None
+    if embedder is None or embedded is None:
+        raise UserError(
+            "the embedding scorer needs `--embedder` and `--embeddings`",
+            where="scorers",
+            fix="copy the rule's shell line whole",
+        )
+    return Comparer(scored["explanation"].tolist(), embedder, embedded)
 
 
 def _explained(spec: ScoreSpec, explanations: Path) -> pd.DataFrame:
@@ -121,7 +154,7 @@ def _judge(
     decode: Decode | None,
 ) -> Iterator[_Judged]:
     """A batch of latents. Every control is asked the same questions."""
-    for scorer in spec.scorers:
+    for scorer in spec.asking:
         exams = [exam_of(spec, grid, sample, scorer) for sample in samples]
         for control, explanations in said.items():
             asked = [(explanation, exam.questions) for explanation, exam in zip(explanations, exams, strict=True)]
@@ -134,14 +167,20 @@ def exam_of(spec: ScoreSpec, grid: Grid, sample: Sample, scorer: str) -> Exam:
     return scorer_named(scorer)(sample, grid, spec, np.random.default_rng([spec.windows.seed, _EXAM, sample.latent]))
 
 
-def _scores(judged: list[_Judged], table: pd.DataFrame) -> pd.DataFrame:
-    rows = [
-        [*one[: len(_KEYS)], *outcome(one.firing, one.answered.answers, one.answered.probabilities).values()] for one in judged
+def _scores(judged: list[_Judged], compared: list[Similarities], table: pd.DataFrame) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = [
+        {**_keys(one), **outcome(one.firing, one.answered.answers, one.answered.probabilities)} for one in judged
     ]
+    rows += [{**_keys(one), "auroc": auroc(one.firing, one.similarity.astype(np.float64))} for one in compared]
     scores = pd.DataFrame(rows, columns=[*_KEYS, *OUTCOME])
-    scores = scores.astype({"latent": "int64", "scorer": "str", "control": "str", **OUTCOME})
+    counted = dict.fromkeys(COUNTS, "Int64") if compared else {}  # with nulls: what asks nothing has no counts
+    scores = scores.astype({"latent": "int64", "scorer": "str", "control": "str", **OUTCOME, **counted})
     scores["firings"] = scores["latent"].map(table.set_index("latent")["firings"]).astype("int64")
     return scores.sort_values(["scorer", "control", "latent"], ignore_index=True)
+
+
+def _keys(one: _Judged | Similarities) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in _KEYS}
 
 
 def _answers(judged: list[_Judged]) -> pd.DataFrame:
@@ -155,6 +194,27 @@ def _answers(judged: list[_Judged]) -> pd.DataFrame:
     return keys.loc[keys.index.repeat(sizes)].assign(
         window=columns["windows"].astype(np.int64), firing=columns["firing"].astype(bool), answer=answers
     )
+
+
+def _similarities(compared: list[Similarities]) -> pd.DataFrame:
+    """A row for each window that an explanation was compared with."""
+    compared = sorted(compared, key=lambda one: (one.control, one.latent))
+    columns = ("windows", "firing", "similarity")
+    joined: dict[str, Any] = {name: np.concatenate([[], *(getattr(one, name) for one in compared)]) for name in columns}
+    sizes = [len(one.windows) for one in compared]
+    keys = pd.DataFrame([(one.latent, one.control) for one in compared], columns=["latent", "control"])
+    return keys.loc[keys.index.repeat(sizes)].assign(
+        window=joined["windows"].astype(np.int64),
+        firing=joined["firing"].astype(bool),
+        similarity=joined["similarity"].astype(np.float32),
+    )
+
+
+def _hard(spec: ScoreSpec, filled: list[int]) -> dict[str, Any]:
+    """What the silent windows are, and how many of how many latents are no hard ones; nothing where any would do."""
+    if spec.negatives == RANDOM:
+        return {}
+    return {"negatives": {"kind": spec.negatives, "random_windows": sum(filled), "latents_with_random": len(filled)}}
 
 
 def _replies(judged: list[_Judged]) -> pd.DataFrame:
@@ -178,8 +238,13 @@ def _summary(spec: ScoreSpec, scores: pd.DataFrame, table: pd.DataFrame) -> dict
         of_scorer = scores[scores["scorer"] == scorer]
         found[scorer] = {
             control: coder_scores(
-                of_scorer[of_scorer["control"] == control], firings, resamples=spec.resamples, seed=spec.windows.seed
+                of_scorer[of_scorer["control"] == control],
+                firings,
+                resamples=spec.resamples,
+                seed=spec.windows.seed,
+                measure=measure_of(scorer),
             )
             for control in (NONE, *([SHUFFLED] if spec.shuffled else []))
         }
-    return {"scorers": found, **latent_counts(table)}
+    measures = {"measures": {scorer: measure_of(scorer) for scorer in spec.scorers}} if EMBEDDING in spec.scorers else {}
+    return {"scorers": found, **measures, **latent_counts(table)}

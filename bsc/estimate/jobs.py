@@ -12,16 +12,18 @@ from bsc.estimate.machines import ANSWERED, EXPLAINED, READ, SORTED, START, STAR
 from bsc.estimate.work import decode, encode, forward, held_memory, model_parameters, parameters, step, step_memory
 from bsc.figures.registry import FIGURES
 from bsc.paths import CoderId, layer
-from bsc.stages import AblationSpec, CoderSpec, Plan
+from bsc.stages import EMBEDDING, AblationSpec, CoderSpec, Plan
 
 PROGRAM = 600_000_000
 """Bytes of a job before it holds anything (measured: Python with torch and transformers)."""
+EMBEDDER, EMBEDDED = 10_600_000, 384
+"""Weights in the layers of a MiniLM with six, and the width of its embeddings."""
 WINDOW_BYTES = 4 << 30
 """Activations that training shuffles together (`bsc.training.batches`); at least one shard."""
 WAVES = (
-    ("model",),
+    ("model", "embedder"),
     ("tokens", "labelled"),
-    ("activations",),
+    ("activations", "embed"),
     ("index", "source", "recipe", "baseline"),
     ("trial",),
     ("choose",),
@@ -39,6 +41,7 @@ WAVES = (
 ON_GPU = frozenset(
     {
         "activations",
+        "embed",
         "baseline",
         "references",
         "trial",
@@ -51,7 +54,9 @@ ON_GPU = frozenset(
         "probe",
     }
 )
-WITHOUT_TORCH = frozenset({"index", "source", "recipe", "trained", "choose", "explain", "score", "figure", "gallery"})
+WITHOUT_TORCH = frozenset(
+    {"embedder", "index", "source", "recipe", "trained", "choose", "explain", "score", "figure", "gallery"}
+)
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,7 @@ class Jobs:
         """In the order in which they can run."""
         stages: tuple[Callable[[], Iterator[Job]], ...] = (
             self._once_a_model,
+            self._embedded,
             self._stored,
             self._references,
             self._sweeps,
@@ -128,6 +134,16 @@ class Jobs:
             tokens = sum(split.tokens for _, split in self.config.corpus.splits)
             yield self._job("tokens", tokens / TOKENISED + tokens * 2 * INT32 / READ, 0)
             yield self._job("baseline", self._evaluated(model), 0, self._model_memory(model))
+
+    def _embedded(self) -> Iterator[Job]:
+        """The sentence-embedding model, taken to be a MiniLM of six layers, and the windows of half the text."""
+        if not self.plan.embeds:
+            return
+        yield self._job("embedder", FLOAT32 * EMBEDDER / READ, 0)
+        vectors = self.plan.rows("interpretation") // 2 // self.config.autointerp.window * EMBEDDED
+        for _ in self._models:
+            product = Phase("float32", 2 * EMBEDDER * self.plan.rows("interpretation") // 2, 0)
+            yield self._job("embed", self.machine.seconds(product), 2 * FLOAT32 * vectors, FLOAT32 * EMBEDDER)
 
     def _stored(self) -> Iterator[Job]:
         """Extraction and indices, or recipes."""
@@ -249,7 +265,8 @@ class Jobs:
         latents = min(autointerp.latents or spec.latents, spec.latents)
         windows = 2 * autointerp.explanation_windows
         yield self._job("explain", latents * windows * EXPLAINED + cache / READ, grid)
-        asked = (autointerp.test_firing + autointerp.test_silent) * len(autointerp.scorers)
+        asking = len(set(autointerp.scorers) - {EMBEDDING})
+        asked = (autointerp.test_firing + autointerp.test_silent) * asking
         questions = asked * (2 if "shuffled" in autointerp.controls else 1)
         yield self._job("score", latents * questions * ANSWERED + cache / READ, grid)
 

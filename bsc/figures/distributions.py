@@ -17,12 +17,14 @@ from bsc.figures.frequencies import power
 from bsc.figures.panels import ARCHITECTURE_NAMES, Panel, grid
 from bsc.figures.results import KIND, binarisers_of, span
 from bsc.io import read_parquet
-from bsc.stages import FigureSpec, coders_of
+from bsc.paths import CoderId
+from bsc.stages import EMBEDDING, FigureSpec, coders_of
 
 PREFERRED = ("fuzzing", "detection")
 _BINS_A_DECADE = 3
 _FEWEST = 5
 """Latents in a bin of firing rates under which its mean is not drawn."""
+COUNTED = ["true_positive", "true_negative", "false_positive", "false_negative"]
 F1_BINS = np.linspace(0, 1, 21)
 
 
@@ -33,7 +35,10 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
     """
     latents, scorer = scored_latents(spec, results)
     with style.styled(spec.style):
-        (_draw_rates if spec.name == "fig17" else _draw_distribution)(latents, scorer, spec, output)
+        if spec.name == "fig17":
+            _draw_rates(latents, scorer, spec, output)
+        else:
+            _draw_distribution(latents, scorer, compared_latents(spec, results), spec, output)
 
 
 def scored_latents(spec: FigureSpec, results: Path) -> tuple[pd.DataFrame, str]:
@@ -44,8 +49,8 @@ def scored_latents(spec: FigureSpec, results: Path) -> tuple[pd.DataFrame, str]:
     """
     tables = []
     for coder in coders_of(spec.coders):
-        scored = paths.interpreted(paths.SCORES, spec.explainers[0])
-        table = read_parquet(results / coder.at(scored, variant="trained") / "scores.parquet")
+        every = _scores_of(coder, spec, results)
+        table = every[every["scorer"].isin(PREFERRED)].astype(dict.fromkeys(COUNTED, "int64"))
         counts = read_parquet(results / coder.at(paths.LATENTS, variant="trained") / "counts.parquet").set_index("latent")
         wrong, right = (table[f"false_{side}"] for side in ("positive", "negative")), ("negative", "positive")
         of_silent, of_firing = (part / (part + table[f"true_{name}"]) for part, name in zip(wrong, right, strict=True))
@@ -57,6 +62,23 @@ def scored_latents(spec: FigureSpec, results: Path) -> tuple[pd.DataFrame, str]:
         raise UserError(f"`{spec.name}` has nothing to show: no latent was scored", where="autointerp", fix="score more text")
     columns = [*KIND, "seed", "latent", "control", "f1", "rate", "true_positive_rate", "false_positive_rate"]
     return every.loc[every["scorer"] == scorer, columns], scorer
+
+
+def _scores_of(coder: CoderId, spec: FigureSpec, results: Path) -> pd.DataFrame:
+    scored = paths.interpreted(paths.SCORES, spec.explainers[0])
+    return read_parquet(results / coder.at(scored, variant="trained") / "scores.parquet")
+
+
+def compared_latents(spec: FigureSpec, results: Path) -> pd.DataFrame:
+    """One row a latent of each coder and control whose explanation was compared with windows by embeddings.
+
+    Columns: the coder's keys, latent, control and auroc. No row where the scorer `embedding` was not asked for.
+    """
+    tables = []
+    for coder in coders_of(spec.coders):
+        every = _scores_of(coder, spec, results)
+        tables.append(every.loc[every["scorer"] == EMBEDDING, ["latent", "control", "auroc"]].assign(**vars(coder)))
+    return pd.concat(tables, ignore_index=True)[[*KIND, "seed", "latent", "control", "auroc"]]
 
 
 def _counts(latents: pd.DataFrame) -> str:
@@ -118,32 +140,46 @@ def _rate_panel(axes: Axes, panel: Panel, own: pd.DataFrame, points: pd.DataFram
     axes.set_xlabel("firing rate" if panel.bottom else "")
 
 
-def _draw_distribution(latents: pd.DataFrame, scorer: str, spec: FigureSpec, output: Path) -> None:
+def _draw_distribution(latents: pd.DataFrame, scorer: str, compared: pd.DataFrame, spec: FigureSpec, output: Path) -> None:
+    """A row an architecture and layer: F1, its errors and, where explanations were compared by embeddings, their AUROC."""
     sites = ["model", "hookpoint", "architecture"]
     rows = [(tuple(map(str, key)), group) for key, group in latents.groupby(sites, sort=True)]
-    figure = style.canvas(style.width_inches(2, spec.style), 1.9 * len(rows))
-    axes = figure.subplots(len(rows), 2, squeeze=False, width_ratios=(1.25, 1))
-    for ((_, hookpoint, architecture), group), (left, right) in zip(rows, axes, strict=True):
-        _histogram(left, group, spec)
+    widths = (1.25, 1, 1.25) if len(compared) else (1.25, 1)
+    figure = style.canvas(style.width_inches(len(widths), spec.style), 1.9 * len(rows))
+    axes = figure.subplots(len(rows), len(widths), squeeze=False, width_ratios=widths)
+    for ((model, hookpoint, architecture), group), (left, right, *last) in zip(rows, axes, strict=True):
+        _histogram(left, histograms(group), spec)
         _errors(right, group, spec)
+        for area in last:
+            here = (compared[sites] == [model, hookpoint, architecture]).all(axis=1)
+            _histogram(area, histograms(compared[here], "auroc"), spec)
+            area.set(xlabel="embedding AUROC", ylabel="share of latents")
         left.set_title(f"{ARCHITECTURE_NAMES[architecture]}, layer {paths.layer(hookpoint)}")
         left.set(xlabel=f"{scorer} F1", ylabel="share of latents")
         right.set(xlabel="false positive rate", ylabel="true positive rate")
+    place = "Middle" if len(compared) else "Right"
     note = (
         f"{_counts(latents)}the others are too rare, too dense or not sampled. Dotted: explanations shuffled among latents, "
-        "cut off where they leave the panel. Right: answers are yes or no, so a latent is one point of its ROC plane; dots are "
-        "latents, marks are means."
+        f"cut off where they leave the panel. {place}: answers are yes or no, so a latent is one point of its ROC plane; dots "
+        "are latents, marks are means."
     )
+    points = histograms(latents)
+    if len(compared):
+        note += " Last: how often the explanation is nearer, by embeddings, to a firing window than to a silent one."
+        points = pd.concat([points.assign(measure="f1"), histograms(compared, "auroc").assign(measure="auroc")])
     style.finish(figure, [style.handle(name, spec.labels[name], spec.style) for name in binarisers_of(spec)], note, spec.style)
-    style.save(figure, histograms(latents), output)
+    style.save(figure, points, output)
 
 
-def histograms(latents: pd.DataFrame) -> pd.DataFrame:
-    """For each kind of coder and control the share of its scored latents in each twentieth of F1, and the mean rates."""
+def histograms(latents: pd.DataFrame, column: str = "f1") -> pd.DataFrame:
+    """For each kind of coder and control the share of its latents in each twentieth of a score.
+
+    Beside it the mean rates, where the score has some.
+    """
     rows = []
     for key, group in latents.groupby([*KIND, "control"], sort=True):
-        counts, _ = np.histogram(group["f1"], F1_BINS)
-        rates = {name: float(group[name].mean()) for name in ("true_positive_rate", "false_positive_rate")}
+        counts, _ = np.histogram(group[column], F1_BINS)
+        rates = {name: float(group[name].mean()) for name in ("true_positive_rate", "false_positive_rate") if name in group}
         named = {**dict(zip([*KIND, "control"], key, strict=True)), "latents": len(group), **rates}
         rows += [
             {**named, "from": start, "to": end, "share": count / len(group)}
@@ -152,8 +188,7 @@ def histograms(latents: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _histogram(axes: Axes, group: pd.DataFrame, spec: FigureSpec) -> None:
-    shares = histograms(group)
+def _histogram(axes: Axes, shares: pd.DataFrame, spec: FigureSpec) -> None:
     for name in binarisers_of(spec):
         for control, dashes, width in (("none", "-", 1.2), ("shuffled", ":", 0.9)):
             mine = shares[(shares["binariser"] == name) & (shares["control"] == control)]

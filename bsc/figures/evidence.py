@@ -15,14 +15,14 @@ import pandas as pd
 from bsc import paths
 from bsc.evaluation.differences import Replicates, replicates
 from bsc.evaluation.metrics import ULTRA_HIGH
-from bsc.figures.results import scores
+from bsc.figures.results import MEASURES, scores
 from bsc.io import read_json, read_parquet
 from bsc.paths import CoderId
-from bsc.stages import FigureSpec
+from bsc.stages import FigureSpec, measure_of
 
 Sums = tuple["pd.Series[float]", "pd.Series[float]"]
 MATCH = 0.02
-"""How much lower an F1 may be and still match (finding 2): *ours*, the paper gives no number."""
+"""How much lower an F1, or an AUROC, may be and still match (finding 2): *ours*, the paper gives no number."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def quantities(spec: FigureSpec, results: Path) -> list[Quantity]:
     return [
         Quantity(1, "FVU", "sequences", 1, _fvu),
         Quantity(1, "CE increase (nats/token)", "sequences", 1, _ce_increase),
-        *(Quantity(2, f"{scorer} F1, unweighted", "latents", 1, _f1(scorer), margin=MATCH) for scorer in scorers),
+        *(Quantity(2, f"{_name(scorer)}, unweighted", "latents", 1, _scores(scorer), margin=MATCH) for scorer in scorers),
         *(one for scorer in scorers for one in _weighted(scorer)),
         Quantity(4, "latents on > 10% of tokens, of all", "latents", 1, _surge),
         Quantity(4, "firings of these latents, of all", "latents", 1, _surge_firings),
@@ -117,29 +117,33 @@ def _scored(evidence: Evidence, coder: CoderId, scorer: str) -> pd.DataFrame:
     return table[(table["scorer"] == scorer) & (table["control"] == "none")]
 
 
-def _f1(scorer: str) -> Callable[[Evidence, CoderId], Sums]:
+def _name(scorer: str) -> str:
+    return f"{scorer} {MEASURES[measure_of(scorer)]}"
+
+
+def _scores(scorer: str) -> Callable[[Evidence, CoderId], Sums]:
     def sums(evidence: Evidence, coder: CoderId) -> Sums:
         table = _scored(evidence, coder, scorer)
-        return table["f1"], pd.Series(1.0, table.index)
+        return table[measure_of(scorer)], pd.Series(1.0, table.index)
 
     return sums
 
 
 def _weighted(scorer: str) -> list[Quantity]:
-    """The frequency-weighted score with the too-dense latents left out, at F1 = 0 and at F1 = 1."""
+    """The frequency-weighted score with the too-dense latents left out, at a score of 0 and of 1."""
 
     def sums(evidence: Evidence, coder: CoderId) -> Sums:
         table = _scored(evidence, coder, scorer)
-        return table["f1"] * table["firings"], table["firings"].astype(float)
+        return table[measure_of(scorer)] * table["firings"], table["firings"].astype(float)
 
-    def at(f1: float) -> Callable[[Evidence, CoderId], tuple[float, float]]:
+    def at(score: float) -> Callable[[Evidence, CoderId], tuple[float, float]]:
         def constant(evidence: Evidence, coder: CoderId) -> tuple[float, float]:
             dense = dense_share(evidence, coder)
-            return f1 * dense, 1 - dense
+            return score * dense, 1 - dense
 
         return constant
 
-    name = f"{scorer} F1, weighted"
+    name = f"{_name(scorer)}, weighted"
     return [
         Quantity(3, name, "latents", -1, sums),
         Quantity(3, f"{name}, too dense at 0", "latents", -1, sums, constant=at(0.0)),

@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 
 from bsc.coders.binarisers.registry import in_order
 from bsc.figures import style
+from bsc.figures.distributions import PREFERRED
 from bsc.figures.panels import ARCHITECTURE_NAMES, Panel, grid
 from bsc.figures.results import KIND, over_seeds, scores
 from bsc.stages import FigureSpec
@@ -28,8 +29,7 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
     unweighted one, smaller. Grey: the scores of explanations shuffled among latents, from the lowest to the highest coder.
     """
     table = scores(spec, results)
-    names = set(table["scorer"])
-    scorer = "fuzzing" if "fuzzing" in names else min(names)
+    scorer = next(name for name in PREFERRED if (table["scorer"] == name).any())
     ks = sorted(table["k"].unique())
     shown = table[(table["variant"] == "trained") & (table["scorer"] == scorer) & (table["k"] == ks[len(ks) // 2])]
     points = gather(shown)

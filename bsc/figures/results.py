@@ -30,6 +30,9 @@ SCORES = ("unweighted", "weighted")
 BOUNDS = ("dense_as_zero", "dense_as_one")
 """The weighted score with the latents too dense to be scored at F1 = 0, and at F1 = 1."""
 
+MEASURES = {"f1": "F1", "auroc": "AUROC"}
+"""What scores are called, by the column of `scores.parquet` that they are means of."""
+
 STATUSES = ("scored", "too_rare", "too_dense", "not_sampled")
 
 SEEDS, BOOTSTRAP, NOTHING = "s.e.m. over seeds", "bootstrap 95%", ""

@@ -15,7 +15,7 @@ from bsc.figures.results import BOUNDS, KEYS, KIND, METRICS, SCORES, STATUSES, e
 from bsc.figures.style import write_csv
 from bsc.io import read_json, write_text
 from bsc.paths import ARCHITECTURES
-from bsc.stages import FigureSpec
+from bsc.stages import FigureSpec, measure_of
 
 ABLATED = ("zero-ablated", "mean-ablated")
 
@@ -29,6 +29,7 @@ SHOWN = (
     ("detection_unweighted", "detection", 1, 3),
     ("fuzzing_unweighted", "fuzzing", 1, 3),
     ("fuzzing_weighted", "weighted", 1, 3),
+    ("embedding_auroc_unweighted", "embedding", 1, 3),
 )
 """Columns of the LaTeX table: name, heading, what it is multiplied by, decimals."""
 
@@ -37,6 +38,7 @@ _CAPTION = (
     r"there are several. CE increase in nats a token; $>$10\%: share of the latents that fire on over 10\% of tokens; "
     r"detection, fuzzing: F1, mean of the scored latents; weighted: fuzzing F1 by firing frequency."
 )
+_EMBEDDING = r" embedding: AUROC of explanations' cosine similarity to windows, mean of the scored latents."
 
 
 def draw(spec: FigureSpec, results: Path, output: Path) -> None:
@@ -58,7 +60,8 @@ def every_coder(spec: FigureSpec, results: Path) -> pd.DataFrame:
     """One row a coder: keys, metrics and scores, each with `_low` and `_high`, the ends of its 95% interval.
 
     Scores are `SCORER_SCORE`, with the variant in front where it is not the trained coder, and the control behind the scorer
-    where there is one: `fuzzing_weighted`, `fuzzing_shuffled_unweighted`, `random_detection_unweighted`.
+    where there is one: `fuzzing_weighted`, `fuzzing_shuffled_unweighted`, `random_detection_unweighted`. They are F1, and AUROC
+    where the scorer is `embedding_auroc`.
     """
     return evaluations(spec, results, joint=True).merge(_wide(scores(spec, results)), on=KEYS, how="left", validate="1:1")
 
@@ -78,11 +81,13 @@ def _wide(table: pd.DataFrame) -> pd.DataFrame:
 def _score_columns(found: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
     variant = "" if found["variant"] == "trained" else f"{found['variant']}_"
     control = "" if found["control"] == "none" else f"{found['control']}_"
+    measure = measure_of(found["scorer"])
+    name = f"{variant}{found['scorer']}_{control}" if measure == "f1" else f"{variant}{found['scorer']}_{measure}_{control}"
     for score in SCORES:
         for end in ("", "_low", "_high"):
-            yield f"{variant}{found['scorer']}_{control}{score}{end}", found[f"{score}{end}"]
+            yield f"{name}{score}{end}", found[f"{score}{end}"]
     for bound in BOUNDS:
-        yield f"{variant}{found['scorer']}_{control}weighted_{bound}", found[bound]
+        yield f"{name}weighted_{bound}", found[bound]
     for status in STATUSES:
         for count in (f"latents_{status}", f"firing_share_{status}"):
             yield f"{variant}{count}", found[count]
@@ -120,7 +125,8 @@ def as_latex(means: pd.DataFrame, spec: FigureSpec) -> str:
         rows = [_latex_row(row, shown, spec) for row in sorted(here.to_dict("records"), key=_order)]
         groups.append((f"{latex.escape(model)}, {place(hookpoint)}", rows))
     header = ["coder", "binariser", "$k$", "seeds", *(heading for _, heading, _, _ in shown)]
-    return latex.table(header, groups, _CAPTION, f"tab:{spec.name}")
+    caption = _CAPTION + (_EMBEDDING if "embedding_auroc_unweighted" in means else "")
+    return latex.table(header, groups, caption, f"tab:{spec.name}")
 
 
 def _order(row: dict[Any, Any]) -> tuple[Any, ...]:

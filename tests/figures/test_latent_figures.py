@@ -6,9 +6,11 @@ import pytest
 from made_up_results import bins_of, counts_of, figure_spec, grid, latent_scores_of, metrics_of, probes_of, summary_of
 
 from bsc.errors import UserError
-from bsc.figures.distributions import F1_BINS
+from bsc.figures.distributions import COUNTED, F1_BINS
 from bsc.figures.draw import draw
 from bsc.figures.registry import at_one_k
+from bsc.io import write_json, write_parquet
+from bsc.paths import SCORES
 
 
 def drawn(name, coders, results, tmp_path, **style):
@@ -54,6 +56,63 @@ def test_histograms_hold_every_latent_and_rates_are_means(written, tmp_path: Pat
         assert mine["false_positive_rate"].iloc[0] == pytest.approx((scored["false_positive"] / 50).mean(), rel=1e-7)
         low = mine[mine["from"] < 0.295]["share"].sum()
         assert low == pytest.approx((scored["f1"] < F1_BINS[6]).mean(), abs=1e-6)
+
+
+def with_embedding(coders, results: Path) -> None:
+    """Add what `bsc score` writes where the scorer `embedding` was asked for."""
+    for coder in coders:
+        folder = results / coder.at(SCORES, variant="trained")
+        table = latent_scores_of(coder).astype(dict.fromkeys(COUNTED, "Int64"))
+        write_parquet(folder / "scores.parquet", pd.concat([table, areas_of(coder)], ignore_index=True))
+        summary = summary_of(coder, "trained")
+        found = {control: summary["scorers"]["fuzzing"][control] for control in ("none", "shuffled")}
+        write_json(folder / "summary.json", {**summary, "scorers": {**summary["scorers"], "embedding": found}})
+
+
+def areas_of(coder) -> pd.DataFrame:
+    table = latent_scores_of(coder)
+    table = table.loc[table["scorer"] == "fuzzing", ["latent", "control", "firings"]]
+    drawn = np.random.default_rng([coder.k, coder.seed]).uniform(0.4, 1, len(table))
+    return table.assign(scorer="embedding", auroc=np.where(table["control"] == "none", drawn, 0.5))
+
+
+def test_the_aurocs_of_embeddings_stand_beside_f1_and_change_it_not(written, tmp_path: Path) -> None:
+    coders = grid(seeds=(1,))
+    results = written(coders)
+    before = {name: drawn(name, coders, results, tmp_path) for name in ("score-distribution", "fig17", "fig19")}
+    with_embedding(coders, results)
+    for name in ("fig17", "fig19"):
+        pd.testing.assert_frame_equal(drawn(name, coders, results, tmp_path), before[name])
+    table = drawn("score-distribution", coders, results, tmp_path)
+    own = table[table["measure"] == "f1"].drop(columns="measure").reset_index(drop=True)
+    pd.testing.assert_frame_equal(own, before["score-distribution"])
+    areas = table[table["measure"] == "auroc"]
+    assert areas[["true_positive_rate", "false_positive_rate"]].isna().all(axis=None)
+    for (binariser, control), mine in areas.groupby(["binariser", "control"]):
+        (coder,) = (coder for coder in coders if coder.binariser == binariser and coder.k == 32)
+        expected = areas_of(coder)[lambda table, control=control: table["control"] == control]["auroc"]
+        assert mine[mine["from"] > 0.695]["share"].sum() == pytest.approx((expected >= F1_BINS[14]).mean(), abs=1e-6)
+
+
+def test_tables_and_findings_call_it_auroc(written, tmp_path: Path) -> None:
+    coders = grid(seeds=(1,))
+    results = written(coders)
+    with_embedding(coders, results)
+    for name in ("coders", "table1", "claims"):
+        draw(figure_spec(name, coders), results, tmp_path / name)
+    for name in ("coders", "table1"):
+        columns = [column for column in pd.read_csv(tmp_path / f"{name}.csv") if "embedding" in column]
+        assert columns
+        assert all("embedding_auroc_" in column for column in columns)
+    assert "& embedding" in (tmp_path / "table1.tex").read_text()
+    assert "embedding: AUROC" in (tmp_path / "table1.tex").read_text()
+    claims = pd.read_csv(tmp_path / "claims.csv").set_index("quantity")
+    ends = ("unweighted", "weighted", "weighted, too dense at 0", "weighted, too dense at 1")
+    assert [name for name in claims.index if "embedding" in name] == [f"embedding AUROC, {end}" for end in ends]
+    own = {coder: areas_of(coder)[lambda table: table["control"] == "none"]["auroc"].mean() for coder in coders}
+    means = {name: np.mean([own[coder] for coder in coders if coder.binariser == name]) for name in ("topk", "binary-topk")}
+    row = claims.loc["embedding AUROC, unweighted"]
+    assert row["difference"] == pytest.approx(means["binary-topk"] - means["topk"], rel=1e-6)
 
 
 def test_no_score_at_all_is_said(written, tmp_path: Path) -> None:

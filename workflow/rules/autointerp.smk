@@ -67,6 +67,7 @@ rule explain:
 rule score:
     """Score explanations on windows of the test half."""
     input:
+        **EMBEDDED,
         explanations=at(paths.EXPLANATIONS, file="manifest.json"),
         latents=at(paths.LATENTS, file="manifest.json"),
         tokens=at(paths.TOKENS, file="interpretation.safetensors"),
@@ -92,6 +93,7 @@ rule score:
         runtime=grown(240),
     params:
         stage=stage(lambda w: plan.scores(coder_of(w), w.variant)),
+        embedded=EMBEDDED_FLAGS,
     shell:
         "python -m bsc score --spec {params.stage[0]:q} --latents {input.latents:q} --explanations {input.explanations:q}"
-        " --tokens {input.tokens:q} --output {output:q} --log {log:q}"
+        " {params.embedded:q} --tokens {input.tokens:q} --output {output:q} --log {log:q}"

@@ -33,6 +33,7 @@ rule explain_llm:
 rule score_llm:
     """Score a language model's explanations on windows of the test half, by a language model."""
     input:
+        **EMBEDDED,
         model=at(paths.MODEL, file="manifest.json"),
         explanations=at(paths.interpreted(paths.EXPLANATIONS, "{llm}"), file="manifest.json"),
         latents=at(paths.LATENTS, file="manifest.json"),
@@ -62,7 +63,8 @@ rule score_llm:
         gpus=lambda w: llm_gpus(plan.judge(w.llm)),
     params:
         stage=stage(lambda w: plan.scores(coder_of(w), w.variant, w.llm)),
+        embedded=EMBEDDED_FLAGS,
     shell:
         "python -m bsc score --spec {params.stage[0]:q} --latents {input.latents:q} --explanations {input.explanations:q}"
-        " --tokens {input.tokens:q} --model {input.model:q} --output {output:q} --log {log:q}"
+        " {params.embedded:q} --tokens {input.tokens:q} --model {input.model:q} --output {output:q} --log {log:q}"
         " --llms {resources.llms:q} --answers {resources.answers:q}"

@@ -1,4 +1,6 @@
-"""Scorers, by the names in the config's `autointerp.scorers`: each is a module here with `questions(sample, grid, spec)`.
+"""Scorers, by the names in the config's `autointerp.scorers`: each is a module here with `exam(sample, grid, spec, generator)`.
+
+`embedding` has none: it asks nothing, and compares instead.
 
 A module is found by its name when it is asked for, so a stage's fingerprint holds those that it uses and no other.
 """

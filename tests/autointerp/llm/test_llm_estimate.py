@@ -64,7 +64,11 @@ def test_without_a_language_model_it_says_so() -> None:
     assert "no language model is asked" in report([CONFIG])
 
 
-def test_in_the_middle_of_a_run_what_is_answered_is_known(config: Path, world: World) -> None:
+@pytest.mark.parametrize("negatives", ["random", "cooccurring"])
+def test_in_the_middle_of_a_run_what_is_answered_is_known(config: Path, world: World, negatives: str) -> None:
+    raw = yaml.safe_load(config.read_text())
+    raw["autointerp"]["negatives"] = negatives
+    config.write_text(yaml.safe_dump(raw))
     world.cache([lambda tokens, token=token: tokens == token for token in range(7)])
     plan = Plan(load([config]))
     (coder,) = plan.config.coder_ids
