@@ -10,18 +10,28 @@ from checkouts import Checkout
 pytestmark = pytest.mark.slow
 
 
-def test_the_papers_grid_is_planned_within_ten_seconds(fresh: Callable[[], Checkout]) -> None:
+def processor_seconds(run: Callable[[], None]) -> float:
+    """Of the processes that it starts."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_the_papers_grid_is_planned_in_a_few_times_what_snakemake_takes_to_start(fresh: Callable[[], Checkout]) -> None:
+    """Nine times, as measured; the ratio depends less than the seconds on the machine and on what else it does."""
     made = fresh()
-    # Processor time and not the clock's, and the better of two: other work on the machine is not ours.
-    taken = []
-    for _ in range(2):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        finished = made.snakemake("--dry-run", config="config/paper.yaml")
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+
+    def plan() -> None:
+        finished = made.snakemake("--dry-run", "--quiet", "rules", config="config/paper.yaml")
         assert finished.returncode == 0, finished.stderr[-4000:]
         assert re.search(r"^train +432$", finished.stdout + finished.stderr, re.MULTILINE)
-        taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(taken) < 10
+
+    def start() -> None:
+        assert made.snakemake("--help").returncode == 0
+
+    planning, starting = (min(processor_seconds(run) for _ in range(3)) for run in (plan, start))
+    assert planning < 15 * starting
 
 
 def test_planning_imports_no_torch(fresh: Callable[[], Checkout]) -> None:

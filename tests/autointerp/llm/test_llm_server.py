@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from autointerp_world import World, windows_spec
 from smollm2 import SMOLLM2
 from test_llm_stages import options
@@ -22,13 +23,15 @@ from bsc.autointerp.llm.messages import Request, Sampling
 from bsc.autointerp.llm.reach import reached
 from bsc.autointerp.llm.settings import Settings
 from bsc.autointerp.score import score
+from bsc.device import has_fast_bfloat16
 from bsc.errors import UserError
 from bsc.models.fetch import fetch_model
 from bsc.stages import ExplainSpec, ScoreSpec
 
 pytestmark = pytest.mark.llm
 
-COMMAND = f"{Path(sys.executable).parent / 'transformers'} serve --device cpu --port {{port}} {{model}}"
+DTYPE = "bfloat16" if has_fast_bfloat16(torch.device("cpu")) else "float32"  # emulated, a product takes minutes
+COMMAND = f"{Path(sys.executable).parent / 'transformers'} serve --device cpu --dtype {DTYPE} --port {{port}} {{model}}"
 PROMPTS = 2 * 2 * 4
 """Two latents, two scorers, twenty windows, five to a prompt."""
 
