@@ -20,7 +20,7 @@ import aiohttp
 
 from bsc.autointerp.llm.answers import AnswerCache
 from bsc.autointerp.llm.breaker import Breaker, Budget
-from bsc.autointerp.llm.messages import Failure, Outcome, Reply, Request
+from bsc.autointerp.llm.messages import Failure, Outcome, Reply, Request, key_of
 from bsc.autointerp.llm.serve import Server
 from bsc.autointerp.llm.settings import Settings
 from bsc.errors import UserError
@@ -139,30 +139,31 @@ class HttpModel:
 
     def _outcomes(self, requests: list[Request]) -> Iterator[asyncio.Future[Outcome]]:
         """From the cache, or from the server; a prompt that is under way already is not sent again."""
-        keys = [request.key(self._settings.model) for request in requests]
+        bodies = [request.body(self._settings.model) for request in requests]
+        keys = [key_of(body) for body in bodies]
         kept = self._cache.get(keys)
-        for key, request in zip(keys, requests, strict=True):
+        for key, request, body in zip(keys, requests, bodies, strict=True):
             if key in kept:
                 there: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
                 there.set_result(kept[key])
                 yield there
                 continue
             if key not in self._asked:
-                self._asked[key] = asyncio.create_task(self._sent(key, request))
+                self._asked[key] = asyncio.create_task(self._sent(key, request, body))
                 self._asked[key].add_done_callback(partial(self._forget, key))
             yield self._asked[key]
 
     def _forget(self, key: str, outcome: "asyncio.Future[Outcome]") -> None:
         del self._asked[key]
 
-    async def _sent(self, key: str, request: Request) -> Outcome:
+    async def _sent(self, key: str, request: Request, body: bytes) -> Outcome:
         try:
             async with self._unsaved, contextlib.AsyncExitStack() as held:
                 async with self._places:
                     if self._stopping.is_set():
                         return Failure(_STOPPED)
                     held.enter_context(self._budget.reserved(request))
-                    outcome = await self._attempts(request)
+                    outcome = await self._attempts(request, body)
                 if isinstance(outcome, Reply):
                     await self._cache.keep(key, outcome)
             self._breaker.record(outcome)
@@ -172,10 +173,10 @@ class HttpModel:
             raise
         return outcome
 
-    async def _attempts(self, request: Request) -> Outcome:
+    async def _attempts(self, request: Request, body: bytes) -> Outcome:
         for attempt in count(1):
             try:
-                return await self._attempt(request)
+                return await self._attempt(request, body)
             except Transient as error:
                 if attempt == self._settings.attempts:
                     return Failure(f"{error} ({attempt} attempts)")
@@ -191,13 +192,11 @@ class HttpModel:
             await asyncio.wait_for(self._stopping.wait(), seconds)
         return not self._stopping.is_set()
 
-    async def _attempt(self, request: Request) -> Reply:
+    async def _attempt(self, request: Request, body: bytes) -> Reply:
         session = self._session = self._session or self._opened()
         try:
             # A redirect is not followed: it would be asked for without the prompt, and might be given the key.
-            async with session.post(
-                "chat/completions", data=request.body(self._settings.model), allow_redirects=False
-            ) as response:
+            async with session.post("chat/completions", data=body, allow_redirects=False) as response:
                 text = self._clean((await response.read()).decode(errors="replace"))
         except TimeoutError as error:
             raise Transient(f"no answer within {self._settings.timeout:g} s") from error

@@ -40,7 +40,7 @@ class Request:
 
     def key(self, model: str) -> str:
         """What names the reply in the cache: SHA-256 of model, messages and sampling parameters."""
-        return hashlib.sha256(self.body(model)).hexdigest()
+        return key_of(self.body(model))
 
     @property
     def most_tokens(self) -> int:
@@ -51,6 +51,11 @@ class Request:
     def characters(self) -> int:
         """The length of the prompt."""
         return len(self.system) + len(self.user)
+
+
+def key_of(body: bytes) -> str:
+    """What names the reply to a request in the cache, by its body."""
+    return hashlib.sha256(body).hexdigest()
 
 
 Alternatives = tuple[tuple[str, float], ...]
