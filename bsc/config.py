@@ -148,6 +148,19 @@ class Frequency(_Strict):
     memory_tokens: Positive = 65_536
 
 
+class Finetune(_Strict):
+    """How training of a variant's binariser goes on, on the KL divergence to the unspliced model (paper, Sec. 4); by Adam.
+
+    others: with the binariser's coders spliced in at all other hookpoints of the model, as they are.
+    """
+
+    tokens: Positive
+    learning_rate: Rate = 1e-3
+    warmup_steps: Annotated[int, Field(ge=0)] = 50
+    batch_sequences: Positive = 8
+    others: bool = False
+
+
 def _option(default: Any) -> tuple[Any, Any]:
     if isinstance(default, tuple):
         return Literal[default], default[0]
@@ -159,12 +172,16 @@ def _option(default: Any) -> tuple[Any, Any]:
 def _settings_model(key: str, entry: Entry) -> type[BaseModel]:
     fields: dict[str, Any] = {name: _option(default) for name, default in entry.options.items()}
     rate = Rate | dict[Architecture, Rate] | None
-    own: dict[str, Any] = {"learning_rate": (rate, None), "frequency": (Frequency | None, None)}
+    own: dict[str, Any] = {
+        "learning_rate": (rate, None),
+        "frequency": (Frequency | None, None),
+        "finetune": (Finetune | None, None),
+    }
     return create_model(f"Settings[{key}]", __base__=_Strict, **own, **fields)
 
 
 SETTINGS: dict[str, type[BaseModel]] = {key: _settings_model(key, entry) for key, entry in REGISTRY.items()}
-"""The model of `binarisers.KEY` for each binariser: `learning_rate`, `frequency`, and the options of its registry line."""
+"""The model of `binarisers.KEY` for each binariser: what all of them take, and the options of its registry line."""
 
 
 def _check_binarisers(names: Iterable[str]) -> None:
@@ -428,7 +445,7 @@ class Config(_Strict):
         return raw
 
     def settings(self, binariser: str) -> dict[str, Any]:
-        """The options of a binariser with their defaults filled in, its `learning_rate` and, where it has one, `frequency`.
+        """The options of a binariser with their defaults, its `learning_rate` and, where it has them, `frequency`, `finetune`.
 
         A variant has the settings of its binariser, but for those that it names itself.
         """
@@ -436,7 +453,7 @@ class Config(_Strict):
             key: value for name in (kind_of(binariser), binariser) for key, value in (self.binarisers.get(name) or {}).items()
         }
         settings = SETTINGS[kind_of(binariser)].model_validate(merged).model_dump()
-        return settings if settings["frequency"] else {key: value for key, value in settings.items() if key != "frequency"}
+        return {key: value for key, value in settings.items() if value or key not in ("frequency", "finetune")}
 
     @functools.cached_property
     def coder_ids(self) -> list[CoderId]:
@@ -452,8 +469,16 @@ class Config(_Strict):
                             for seed in block.seeds:
                                 yield CoderId(name, hookpoint, architecture, binariser, k, seed)
 
+    @functools.cached_property
+    def finetunes(self) -> dict[str, Finetune]:
+        """The variants whose coders are not trained from the start, but go on from those of their binariser; and how."""
+        raw = {name: (settings or {}).get("finetune") for name, settings in self.binarisers.items()}
+        return {name: Finetune.model_validate(block) for name, block in raw.items() if block}
+
     def tuned(self, coder: CoderId) -> bool:
         """Whether a sweep chooses the learning rate of a coder."""
+        if coder.binariser in self.finetunes:
+            return False
         rate = self.settings(coder.binariser)["learning_rate"]
         given = rate.get(coder.architecture) if isinstance(rate, dict) else rate
         return self.tune is not None and given is None
@@ -508,6 +533,45 @@ def _faults_of_grid(config: Config) -> Iterator[Fault]:
                 yield at, f"`{coder}` is asked for in block {seen[coder]} already: leave one out"
                 break
             seen[coder] = number
+
+
+def _faults_of_finetuning(config: Config) -> Iterator[Fault]:
+    """Faults in what is finetuned, seen with the grid: every coder needs the one that it goes on from, and its others."""
+    context = config.corpus.splits.train.context
+    for name, wanted in config.finetunes.items():
+        at = ("binarisers", name)
+        if name in REGISTRY:
+            yield (*at, "finetune"), f"only a variant goes on from a trained coder: put it under `{name}.finetuned`"
+        if other := sorted(set(config.binarisers[name]) - {"finetune"}):
+            yield (*at, other[0]), f"a variant with `finetune` goes on with the settings of `{kind_of(name)}`: set it there"
+        steps = wanted.tokens // (wanted.batch_sequences * context)
+        if steps <= wanted.warmup_steps:
+            yield (
+                (*at, "finetune", "warmup_steps"),
+                f"finetuning has {steps} steps in all (`tokens` / `batch_sequences` / {context}), no more than the warm-up",
+            )
+    for number, block in enumerate(config.coders):
+        for name in block.binarisers:
+            if name in config.finetunes and name not in REGISTRY and kind_of(name) not in block.binarisers:
+                yield (
+                    ("coders", number, "binarisers"),
+                    f"`{name}` goes on from `{kind_of(name)}`, which is not in this block: add it",
+                )
+            elif name in config.finetunes and config.finetunes[name].others:
+                yield from _faults_of_others(config, block, ("coders", number), name)
+
+
+def _faults_of_others(config: Config, block: Coders, at: tuple[str | int, ...], name: str) -> Iterator[Fault]:
+    """Faults of a variant that is finetuned with coders at all other hookpoints: there must be some, in its block."""
+    for model in block.models or config.models:
+        have = config.models[model].hookpoints if model in config.models else []
+        if len(have) == 1:
+            yield (*at, "binarisers"), f"`{name}` has `finetune.others`, and `{model}` no other hookpoint: set it to false"
+        elif block.hookpoints is not None and (missing := sorted(set(have) - set(block.hookpoints))):
+            yield (
+                (*at, "hookpoints"),
+                f"`{name}` has `finetune.others`, and the block no coder at `{missing[0]}` of `{model}`: add it",
+            )
 
 
 def _faults_of_amounts(config: Config) -> Iterator[Fault]:
@@ -754,6 +818,7 @@ def load(files: list[Path], merged: Mapping[str, Any] | None = None, *, root: Pa
         faults = list(_faults_of_schema(error, Config))
     else:
         faults = [*_faults_of_settings(config), *_faults_of_grid(config), *_faults_of_amounts(config)]
+        faults += [] if faults else _faults_of_finetuning(config)
         faults += [*_faults_of_ablation(config), *_faults_of_probing(config, root or Path.cwd())]
         faults += [*_faults_of_llms(config), *_faults_of_files(config, root or Path.cwd())]
         if not faults:
