@@ -8,6 +8,7 @@ import difflib
 import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -475,6 +476,17 @@ class Config(_Strict):
         raw = {name: (settings or {}).get("finetune") for name, settings in self.binarisers.items()}
         return {name: Finetune.model_validate(block) for name, block in raw.items() if block}
 
+    def base(self, coder: CoderId) -> CoderId:
+        """The coder that a finetuned one goes on from: of its binariser, and as it in all else."""
+        return replace(coder, binariser=kind_of(coder.binariser))
+
+    def others(self, coder: CoderId) -> list[CoderId]:
+        """The coders that are spliced in at other hookpoints while one is finetuned: not finetuned themselves."""
+        if not self.finetunes[coder.binariser].others:
+            return []
+        hookpoints = self.models[coder.model].hookpoints
+        return [replace(self.base(coder), hookpoint=one) for one in hookpoints if one != coder.hookpoint]
+
     def tuned(self, coder: CoderId) -> bool:
         """Whether a sweep chooses the learning rate of a coder."""
         if coder.binariser in self.finetunes:
@@ -550,28 +562,19 @@ def _faults_of_finetuning(config: Config) -> Iterator[Fault]:
                 (*at, "finetune", "warmup_steps"),
                 f"finetuning has {steps} steps in all (`tokens` / `batch_sequences` / {context}), no more than the warm-up",
             )
+    grid = set(config.coder_ids)
     for number, block in enumerate(config.coders):
-        for name in block.binarisers:
-            if name in config.finetunes and name not in REGISTRY and kind_of(name) not in block.binarisers:
-                yield (
-                    ("coders", number, "binarisers"),
-                    f"`{name}` goes on from `{kind_of(name)}`, which is not in this block: add it",
-                )
-            elif name in config.finetunes and config.finetunes[name].others:
-                yield from _faults_of_others(config, block, ("coders", number), name)
-
-
-def _faults_of_others(config: Config, block: Coders, at: tuple[str | int, ...], name: str) -> Iterator[Fault]:
-    """Faults of a variant that is finetuned with coders at all other hookpoints: there must be some, in its block."""
-    for model in block.models or config.models:
-        have = config.models[model].hookpoints if model in config.models else []
-        if len(have) == 1:
-            yield (*at, "binarisers"), f"`{name}` has `finetune.others`, and `{model}` no other hookpoint: set it to false"
-        elif block.hookpoints is not None and (missing := sorted(set(have) - set(block.hookpoints))):
-            yield (
-                (*at, "hookpoints"),
-                f"`{name}` has `finetune.others`, and the block no coder at `{missing[0]}` of `{model}`: add it",
-            )
+        at = ("coders", number, "binarisers")
+        for coder in (coder for coder in config._block(block) if coder.binariser in set(config.finetunes) - set(REGISTRY)):
+            if len(config.models[coder.model].hookpoints) == 1 and config.finetunes[coder.binariser].others:
+                yield at, f"`{coder.binariser}` has `finetune.others`, and `{coder.model}` no other hookpoint: set it to false"
+                break
+            needed = {"goes on from": [config.base(coder)], "is finetuned with": config.others(coder)}
+            missing = [(why, one) for why, found in needed.items() for one in found if one not in grid]
+            if missing:
+                why, one = missing[0]
+                yield at, f"`{coder}` {why} `{one}`, which is not in the grid: add it, in this block or another"
+                break
 
 
 def _faults_of_amounts(config: Config) -> Iterator[Fault]:

@@ -7,7 +7,7 @@ then retrains nothing) and is still rerun when what made that input has changed.
 
 import functools
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal, cast
 
@@ -411,7 +411,7 @@ class Plan:
     def _finetuned(self, coder: CoderId) -> Stage:
         """A coder that goes on from another. The model and the text are in the digest of that one."""
         wanted, context = self.config.finetunes[coder.binariser], self.context("train")
-        others = self.others(coder)
+        others = self.config.others(coder)
         finetune = FinetuneSpec(
             hookpoint=coder.hookpoint,
             others=[other.hookpoint for other in others],
@@ -427,19 +427,8 @@ class Plan:
             "finetune": finetune,
         }
         spec = self._coder_spec(coder).model_copy(update=changed)
-        upstream = [self.coder(one) for one in (self.base(coder), *others)]
+        upstream = [self.coder(one) for one in (self.config.base(coder), *others)]
         return _stage(spec, ("bsc.finetuning.finetune", REGISTRY[coder.binariser].module), *upstream)
-
-    def base(self, coder: CoderId) -> CoderId:
-        """The coder that a finetuned one goes on from: of its binariser, and as it in all else."""
-        return replace(coder, binariser=kind_of(coder.binariser))
-
-    def others(self, coder: CoderId) -> list[CoderId]:
-        """The coders that are spliced in at other hookpoints while one is finetuned: not finetuned themselves."""
-        if not self.config.finetunes[coder.binariser].others:
-            return []
-        hookpoints = self.config.models[coder.model].hookpoints
-        return [replace(self.base(coder), hookpoint=one) for one in hookpoints if one != coder.hookpoint]
 
     @functools.cached_property
     def trained_coders(self) -> list[CoderId]:

@@ -110,11 +110,15 @@ FAULTS = [
         "binarisers.gumbel.e2e.tau",
         "goes on with the settings of `gumbel`",
     ),
-    ({**FINETUNED, "coders__1__binarisers": ["topk.e2e"]}, "coders.1.binarisers", "goes on from `topk`, which is not in this"),
+    (
+        {**FINETUNED, "coders__1__binarisers": ["topk.e2e"]},
+        "coders.1.binarisers",
+        "sae-topk-k16/seed1`, which is not in the grid: add it",
+    ),
     (
         {"binarisers": {"topk.e2e": {"finetune": {**TUNED, "others": True}}}, "coders__1__binarisers": ["topk", "topk.e2e"]},
-        "coders.1.hookpoints",
-        "the block no coder at `layers.1.mlp`",
+        "coders.1.binarisers",
+        "is finetuned with `smollm2-135m-instruct/layers.1.mlp/sae-topk-k16/seed1`, which is not in the grid",
     ),
     (
         {

@@ -160,16 +160,16 @@ def test_a_finetuned_coder_is_stale_with_its_settings_its_base_and_its_others(sm
     assert stale(plan, planned(learning_rate=2e-3)) == {("sae", "topk.e2e"), ("transcoder", "topk.e2e")}
     assert stale(plan, planned(sae=2e-2)) == {("sae", "topk"), ("sae", "topk.e2e")}
     assert stale(plan, planned(others=True)) == {("sae", "topk.e2e"), ("transcoder", "topk.e2e")}
-    assert plan.base(tuned) == named("sae", "topk")
-    assert plan.others(tuned) == []
-    assert planned(others=True).others(tuned) == [named("sae", "topk", "layers.1.mlp")]
+    assert plan.config.base(tuned) == named("sae", "topk")
+    assert plan.config.others(tuned) == []
+    assert planned(others=True).config.others(tuned) == [named("sae", "topk", "layers.1.mlp")]
     spec = plan.coder(tuned).spec
     assert (spec.tokens, spec.batch_tokens, spec.learning_rate, spec.optimiser) == (2_048, 8 * 64, 1e-3, "adam")
     assert planned(others=True).coder(tuned).spec.finetune.others == ["layers.1.mlp"]
     assert {coder.binariser for coders in plan.cohorts.values() for coder in coders} == {"topk"}
     assert tuned in plan.figure_coders("fig7")
     assert tuned not in plan.figure_coders("runtime") + plan.figure_coders("fig9")
-    assert "finetune" not in plan.coder(plan.base(tuned)).spec.model_dump()
+    assert "finetune" not in plan.coder(plan.config.base(tuned)).spec.model_dump()
 
 
 def test_a_sweep_is_made_once_and_chooses_for_all_coders_without_a_rate(smoke: Config) -> None:

@@ -20,8 +20,8 @@ WINDOW_BYTES = 4 << 30
 """Activations that training shuffles together (`bsc.training.batches`); at least one shard."""
 CHUNK_TOKENS = 256
 """Tokens whose logits are there at a time in finetuning (`bsc.finetuning.divergence`)."""
-FINETUNED_COPIES = 25
-"""Arrays of a layer's width that a layer above the hook keeps for its gradient, for each token; with a Llama's wide MLP."""
+KEPT_WIDTHS, HEAD_WIDTH = 13, 64
+"""Float32 numbers that a layer keeps of each token for the gradient, in widths (measured, SmolLM2-135M's shapes); of a head."""
 WAVES = (
     ("model",),
     ("tokens", "labelled"),
@@ -213,14 +213,15 @@ class Jobs:
         forward pass. With other coders spliced in, what is below runs with and without them.
         """
         spec, model, context = self.spec(coder), self.config.models[coder.model], self.plan.context("train")
-        others = [self.spec(other) for other in self.plan.others(coder)]
+        others = [self.spec(other) for other in self.config.others(coder)]
         steps, hooked, batch = spec.tokens // spec.batch_tokens, layer(coder.hookpoint) + 1, spec.batch_tokens
         below = forward(model, hooked * (2 if others else 1), batch, context, head=False)
         above = forward(model, 3 * (model.layers - hooked), batch, context, head=False)
         heads = 3 * forward(model, 0, batch, context, head=True)
         applied = [phase for other in others for phase in self._applied(other, batch)]
         seconds = steps * self.machine.seconds(*below, *above, *heads, *applied, *step(spec, gpu=self.machine.gpu))
-        kept = batch * (model.layers - hooked) * FINETUNED_COPIES * model.width * FLOAT32
+        attended = 2 * context * model.width // HEAD_WIDTH if self.machine.gpu else 0  # unfused there, to have the same bits
+        kept = batch * (model.layers - hooked) * (KEPT_WIDTHS * model.width + attended) * FLOAT32
         coders = held_memory(spec) + step_memory(spec) + sum(FLOAT32 * parameters(other) for other in others)
         device = BFLOAT16 * model_parameters(model) + kept + coders + CHUNK_TOKENS * VOCABULARY * 6 * FLOAT32
         return self._job("finetune", seconds, 0, device)

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.slow
 
 SETTINGS = """
 binarisers:
-  binary-topk.e2e: {finetune: {tokens: 2048, warmup_steps: 1}}
+  binary-topk.e2e: {finetune: {tokens: 1024, batch_sequences: 2, warmup_steps: 1}}
 
 coders:"""
 

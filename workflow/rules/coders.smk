@@ -41,8 +41,10 @@ if plan.config.finetunes:
         input:
             model=at(paths.MODEL, file="manifest.json"),
             tokens=at(paths.TOKENS, file="train.safetensors"),
-            coder=lambda w: at(paths.CODERS, plan.base(coder_of(w)), file="manifest.json"),
-            others=lambda w: [at(paths.CODERS, other, file="manifest.json") for other in plan.others(coder_of(w))],
+            coder=lambda w: at(paths.CODERS, plan.config.base(coder_of(w)), file="manifest.json"),
+            others=lambda w: [
+                at(paths.CODERS, other, file="manifest.json") for other in plan.config.others(coder_of(w))
+            ],
         output:
             [
                 at(paths.CODERS, file=file)
