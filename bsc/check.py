@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+from bsc.coders.binarisers.registry import kind_of
 from bsc.config import Config, load
 
 
@@ -12,7 +13,9 @@ def report(files: list[Path]) -> str:
 
     config = load(files)
     names = ", ".join(map(str, files))
-    return "\n".join([f"{names}: no faults", *_models(config), _grid(config), *_sweeps(config), describe_disk(config)])
+    return "\n".join(
+        [f"{names}: no faults", *_models(config), _grid(config), *_finetuned(config), *_sweeps(config), describe_disk(config)]
+    )
 
 
 def _models(config: Config) -> list[str]:
@@ -24,13 +27,22 @@ def _models(config: Config) -> list[str]:
 
 
 def _grid(config: Config) -> str:
-    kinds = Counter((coder.architecture, coder.binariser) for coder in config.coder_ids)
+    trained = [coder for coder in config.coder_ids if coder.binariser not in config.finetunes]
+    kinds = Counter((coder.architecture, coder.binariser) for coder in trained)
     listed = ", ".join(f"{count} {architecture} {binariser}" for (architecture, binariser), count in sorted(kinds.items()))
     training = config.training
     return (
-        f"coders: {len(config.coder_ids)} ({listed}), each trained on {training.tokens:,} tokens "
+        f"coders: {len(trained)} ({listed}), each trained on {training.tokens:,} tokens "
         f"in {training.tokens // training.batch_tokens:,} steps"
     )
+
+
+def _finetuned(config: Config) -> list[str]:
+    counts = Counter(coder.binariser for coder in config.coder_ids if coder.binariser in config.finetunes)
+    return [
+        f"finetuned end to end: {count} {name}, from as many {kind_of(name)}, each on {config.finetunes[name].tokens:,} tokens"
+        for name, count in sorted(counts.items())
+    ]
 
 
 def _sweeps(config: Config) -> list[str]:

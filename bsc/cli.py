@@ -71,6 +71,7 @@ _LLMS = Input("llms", "how language models are reached: JSON, by name", optional
 _ANSWERS = Input("answers", "folder of the language models' answers", optional=True)
 _EMBEDDER = Input("embedder", "sentence-embedding model, as `bsc embedder` wrote it", kind=folder)
 _MADE_OR_STORED = Input("activations", "index of a hookpoint's activations, of `bsc index` or `bsc recipe`", "index")
+_DIGEST = Input("digest", "what the workflow knows the coder by; kept in its manifest", optional=True, kind=str)
 
 STAGES: dict[str, Stage] = {
     "model": Stage("fetch a language model and keep it as safetensors", "bsc.models.fetch:fetch_model", "ModelSpec"),
@@ -103,7 +104,22 @@ STAGES: dict[str, Stage] = {
         (
             _MADE_OR_STORED,
             Input("choice", "the choice of a sweep (JSON), as `bsc choose` wrote it", optional=True),
-            Input("digest", "what the workflow knows the coder by; kept in its manifest", optional=True, kind=str),
+            _DIGEST,
+        ),
+        checkpoints=True,
+    ),
+    "finetune": Stage(
+        "go on training a coder on the divergence of what the model predicts with it from what it predicts without",
+        "bsc.finetuning.finetune:finetune",
+        "CoderSpec",
+        (
+            _MODEL,
+            _TOKENS,
+            Input("coder", "folder of the coder to go on from, as `bsc train` wrote it", kind=folder),
+            Input(
+                "others", "coder folders, one for each of the spec's other hookpoints", many=True, optional=True, kind=folder
+            ),
+            _DIGEST,
         ),
         checkpoints=True,
     ),

@@ -8,6 +8,7 @@ import difflib
 import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -148,6 +149,19 @@ class Frequency(_Strict):
     memory_tokens: Positive = 65_536
 
 
+class Finetune(_Strict):
+    """How training of a variant's binariser goes on, on the KL divergence to the unspliced model (paper, Sec. 4); by Adam.
+
+    others: with the binariser's coders spliced in at all other hookpoints of the model, as they are.
+    """
+
+    tokens: Positive
+    learning_rate: Rate = 1e-3
+    warmup_steps: Annotated[int, Field(ge=0)] = 50
+    batch_sequences: Positive = 8
+    others: bool = False
+
+
 def _option(default: Any) -> tuple[Any, Any]:
     if isinstance(default, tuple):
         return Literal[default], default[0]
@@ -159,12 +173,16 @@ def _option(default: Any) -> tuple[Any, Any]:
 def _settings_model(key: str, entry: Entry) -> type[BaseModel]:
     fields: dict[str, Any] = {name: _option(default) for name, default in entry.options.items()}
     rate = Rate | dict[Architecture, Rate] | None
-    own: dict[str, Any] = {"learning_rate": (rate, None), "frequency": (Frequency | None, None)}
+    own: dict[str, Any] = {
+        "learning_rate": (rate, None),
+        "frequency": (Frequency | None, None),
+        "finetune": (Finetune | None, None),
+    }
     return create_model(f"Settings[{key}]", __base__=_Strict, **own, **fields)
 
 
 SETTINGS: dict[str, type[BaseModel]] = {key: _settings_model(key, entry) for key, entry in REGISTRY.items()}
-"""The model of `binarisers.KEY` for each binariser: `learning_rate`, `frequency`, and the options of its registry line."""
+"""The model of `binarisers.KEY` for each binariser: what all of them take, and the options of its registry line."""
 
 
 def _check_binarisers(names: Iterable[str]) -> None:
@@ -461,7 +479,7 @@ class Config(_Strict):
         return raw
 
     def settings(self, binariser: str) -> dict[str, Any]:
-        """The options of a binariser with their defaults filled in, its `learning_rate` and, where it has one, `frequency`.
+        """The options of a binariser with their defaults, its `learning_rate` and, where it has them, `frequency`, `finetune`.
 
         A variant has the settings of its binariser, but for those that it names itself.
         """
@@ -469,7 +487,7 @@ class Config(_Strict):
             key: value for name in (kind_of(binariser), binariser) for key, value in (self.binarisers.get(name) or {}).items()
         }
         settings = SETTINGS[kind_of(binariser)].model_validate(merged).model_dump()
-        return settings if settings["frequency"] else {key: value for key, value in settings.items() if key != "frequency"}
+        return {key: value for key, value in settings.items() if value or key not in ("frequency", "finetune")}
 
     @functools.cached_property
     def coder_ids(self) -> list[CoderId]:
@@ -485,8 +503,27 @@ class Config(_Strict):
                             for seed in block.seeds:
                                 yield CoderId(name, hookpoint, architecture, binariser, k, seed)
 
+    @functools.cached_property
+    def finetunes(self) -> dict[str, Finetune]:
+        """The variants whose coders are not trained from the start, but go on from those of their binariser; and how."""
+        raw = {name: (settings or {}).get("finetune") for name, settings in self.binarisers.items()}
+        return {name: Finetune.model_validate(block) for name, block in raw.items() if block}
+
+    def base(self, coder: CoderId) -> CoderId:
+        """The coder that a finetuned one goes on from: of its binariser, and as it in all else."""
+        return replace(coder, binariser=kind_of(coder.binariser))
+
+    def others(self, coder: CoderId) -> list[CoderId]:
+        """The coders that are spliced in at other hookpoints while one is finetuned: not finetuned themselves."""
+        if not self.finetunes[coder.binariser].others:
+            return []
+        hookpoints = self.models[coder.model].hookpoints
+        return [replace(self.base(coder), hookpoint=one) for one in hookpoints if one != coder.hookpoint]
+
     def tuned(self, coder: CoderId) -> bool:
         """Whether a sweep chooses the learning rate of a coder."""
+        if coder.binariser in self.finetunes:
+            return False
         rate = self.settings(coder.binariser)["learning_rate"]
         given = rate.get(coder.architecture) if isinstance(rate, dict) else rate
         return self.tune is not None and given is None
@@ -541,6 +578,39 @@ def _faults_of_grid(config: Config) -> Iterator[Fault]:
                 yield at, f"`{coder}` is asked for in block {seen[coder]} already: leave one out"
                 break
             seen[coder] = number
+
+
+def _faults_of_finetuning(config: Config) -> Iterator[Fault]:
+    """Faults in what is finetuned, seen with the grid: every coder needs the one that it goes on from, and its others."""
+    context = config.corpus.splits.train.context
+    for name, wanted in config.finetunes.items():
+        at = ("binarisers", name)
+        if name in REGISTRY:
+            yield (*at, "finetune"), f"only a variant goes on from a trained coder: put it under `{name}.finetuned`"
+        if other := sorted(set(config.binarisers[name]) - {"finetune"}):
+            yield (*at, other[0]), f"a variant with `finetune` goes on with the settings of `{kind_of(name)}`: set it there"
+        steps = wanted.tokens // (wanted.batch_sequences * context)
+        if steps <= wanted.warmup_steps:
+            yield (
+                (*at, "finetune", "warmup_steps"),
+                f"finetuning has {steps} steps in all (`tokens` / `batch_sequences` / {context}), no more than the warm-up",
+            )
+    grid = set(config.coder_ids)
+    for number, block in enumerate(config.coders):
+        where = ("coders", number, "binarisers")
+        for coder in (coder for coder in config._block(block) if coder.binariser in set(config.finetunes) - set(REGISTRY)):
+            if len(config.models[coder.model].hookpoints) == 1 and config.finetunes[coder.binariser].others:
+                yield (
+                    where,
+                    f"`{coder.binariser}` has `finetune.others`, and `{coder.model}` no other hookpoint: set it to false",
+                )
+                break
+            needed = {"goes on from": [config.base(coder)], "is finetuned with": config.others(coder)}
+            missing = [(why, one) for why, found in needed.items() for one in found if one not in grid]
+            if missing:
+                why, one = missing[0]
+                yield where, f"`{coder}` {why} `{one}`, which is not in the grid: add it, in this block or another"
+                break
 
 
 def _faults_of_amounts(config: Config) -> Iterator[Fault]:
@@ -801,6 +871,7 @@ def load(files: list[Path], merged: Mapping[str, Any] | None = None, *, root: Pa
         faults = list(_faults_of_schema(error, Config))
     else:
         faults = [*_faults_of_settings(config), *_faults_of_grid(config), *_faults_of_amounts(config)]
+        faults += [] if faults else _faults_of_finetuning(config)
         faults += [*_faults_of_ablation(config), *_faults_of_probing(config, root or Path.cwd())]
         faults += [*_faults_of_llms(config), *_faults_of_embedding(config, root or Path.cwd())]
         faults += _faults_of_files(config, root or Path.cwd())

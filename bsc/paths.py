@@ -1,6 +1,7 @@
 """The map of the results folder: every path once, for the rules (as patterns with wildcards) and for the stages."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bsc.coders.binarisers.registry import REGISTRY, VARIANT
@@ -54,22 +55,29 @@ def interpreted(pattern: str, explainer: str) -> str:
     return pattern if explainer == NGRAM else pattern.replace("{variant}/", f"{{variant}}/{explainer}/")
 
 
-def _any(names: object) -> str:
-    return "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))  # type: ignore[call-overload]
+def any_of(names: Iterable[str]) -> str:
+    """The pattern of a wildcard that is one of some names."""
+    return "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+
+
+def binarisers(without: Iterable[str] = ()) -> str:
+    """The pattern of a wildcard that is a binariser or a variant of one, but none of some variants."""
+    left_out = any_of(without)
+    return (f"(?!(?:{left_out})-k)" if left_out else "") + f"(?:{any_of(REGISTRY)})(?:{VARIANT})?"
 
 
 CONSTRAINTS = {
     "model": NAME.pattern,
     "hookpoint": rf"layers\.\d+\.mlp|{JOINT}",
-    "architecture": _any(ARCHITECTURES),
-    "binariser": f"(?:{_any(REGISTRY)})(?:{VARIANT})?",
+    "architecture": any_of(ARCHITECTURES),
+    "binariser": binarisers(),
     "k": r"[1-9]\d*",
     "seed": r"\d+",
     "rate": r"\d[\d.e+-]*",
-    "split": _any(SPLITS),
+    "split": any_of(SPLITS),
     "shard": r"\d+",
     "part": r"\d+",
-    "variant": _any(VARIANTS),
+    "variant": any_of(VARIANTS),
     "llm": NAME.pattern,
 }
 

@@ -104,10 +104,23 @@ class RecipeSpec(_Spec):
     dtype: str
 
 
+class FinetuneSpec(_Spec):
+    """How a coder is finetuned end to end, beside what its spec says of steps and rates.
+
+    others: the hookpoints at which frozen coders are spliced in too. batch_sequences: contexts in a step. dtype: the model's.
+    """
+
+    hookpoint: str
+    others: list[str]
+    batch_sequences: int
+    dtype: str
+
+
 class CoderSpec(_Spec):
     """One coder and how it is trained. width: d; latents: M; options: the binariser's own.
 
-    learning_rate: None where a sweep's choice says it. frequency: None where nothing is done.
+    learning_rate: None where a sweep's choice says it. frequency: None where nothing is done. finetune: None where training
+    begins at the start; otherwise tokens, rates and steps are of the finetuning.
     """
 
     width: int
@@ -127,6 +140,7 @@ class CoderSpec(_Spec):
     dead_after_tokens: int
     dtype: str
     frequency: FrequencySpec | None = Field(default=None, exclude_if=lambda frequency: frequency is None)
+    finetune: FinetuneSpec | None = Field(default=None, exclude_if=lambda finetune: finetune is None)
 
 
 class ChoiceSpec(_Spec):
@@ -442,11 +456,40 @@ class Plan:
         return _stage(stage.spec, code, self.tokens(name), without=("hookpoints", "first", "contexts"))
 
     def _coder(self, coder: CoderId) -> Stage:
-        """A coder, whose learning rate is the config's or, where it is tuned, what the sweep chooses."""
+        """A coder, whose learning rate is the config's or, where it is tuned, what the sweep chooses; or a finetuned one."""
+        if coder.binariser in self.config.finetunes:
+            return self._finetuned(coder)
         upstream = [self.stored(coder.model, "train")]
         if self.config.tuned(coder):
             upstream.append(self.choice(self.sweep(coder)))
         return _stage(self._coder_spec(coder), ("bsc.training.train", REGISTRY[coder.binariser].module), *upstream)
+
+    def _finetuned(self, coder: CoderId) -> Stage:
+        """A coder that goes on from another. The model and the text are in the digest of that one."""
+        wanted, context = self.config.finetunes[coder.binariser], self.context("train")
+        others = self.config.others(coder)
+        finetune = FinetuneSpec(
+            hookpoint=coder.hookpoint,
+            others=[other.hookpoint for other in others],
+            batch_sequences=wanted.batch_sequences,
+            dtype=self.config.models[coder.model].dtype,
+        )
+        changed = {
+            **wanted.model_dump(include={"tokens", "learning_rate", "warmup_steps"}),
+            "batch_tokens": wanted.batch_sequences * context,
+            "optimiser": "adam",
+            "auxk": False,
+            "multi_topk": False,
+            "finetune": finetune,
+        }
+        spec = self._coder_spec(coder).model_copy(update=changed)
+        upstream = [self.coder(one) for one in (self.config.base(coder), *others)]
+        return _stage(spec, ("bsc.finetuning.finetune", REGISTRY[coder.binariser].module), *upstream)
+
+    @functools.cached_property
+    def trained_coders(self) -> list[CoderId]:
+        """The coders of the grid that are trained from the start."""
+        return [coder for coder in self.config.coder_ids if coder.binariser not in self.config.finetunes]
 
     @property
     def rates(self) -> list[str]:
@@ -486,6 +529,7 @@ class Plan:
         training = self.config.training
         options = self.config.settings(coder.binariser)
         rate, frequency = options.pop("learning_rate"), options.pop("frequency", None)
+        options.pop("finetune", None)
         if isinstance(rate, dict):
             rate = rate.get(coder.architecture)
         latents = self.config.latents(coder.model)
@@ -570,7 +614,7 @@ class Plan:
     def cohorts(self) -> dict[tuple[str, str, int, int], list[CoderId]]:
         """The coders that a job trains together, by (model, hookpoint, seed, part): these read the same batches."""
         by_batches: dict[tuple[str, str, int], list[CoderId]] = {}
-        for coder in self.config.coder_ids:
+        for coder in self.trained_coders:
             by_batches.setdefault((coder.model, coder.hookpoint, coder.seed), []).append(coder)
         size = self.config.cohort
         return {
@@ -706,6 +750,8 @@ class Plan:
             return []
         if FIGURES[name].compares and len(self.explainers) == 1:
             return []
+        if FIGURES[name].trained:
+            return FIGURES[name].select(self.trained_coders)
         return FIGURES[name].select(self.sweeps if "choice" in FIGURES[name].needs else self.config.coder_ids)
 
     def figure_explainers(self, name: str) -> list[str]:

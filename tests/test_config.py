@@ -38,6 +38,10 @@ MODEL = "models__smollm2-135m-instruct"
 
 PROBED = {"source": "documentation", "packages": ["snakemake", "submitit"]}
 
+TUNED = {"tokens": 2048, "warmup_steps": 1}
+"""Of the smoke config, whose contexts have 64 tokens: four steps."""
+FINETUNED = {"binarisers": {"topk.e2e": {"finetune": TUNED}}}
+
 FAULTS = [
     ({"ablation": {"sequences": 9}}, "ablation.sequences", "evaluation split has 8 contexts"),
     ({"ablation": {"sequences": 8}, "autointerp__scorers": ["detection"]}, "ablation.scorer", "not among `autointerp.scorers`"),
@@ -103,6 +107,38 @@ FAULTS = [
     ({"binarisers": {"topk": {"frequency": {**BIAS, "cap": 1.5}}}}, "binarisers.topk.frequency.cap", "less than or equal to 1"),
     ({"binarisers": {"topk": {"frequency": {"control": "bias"}}}}, "binarisers.topk.frequency.strength", "is needed"),
     ({"binarisers": {"topk": {"frequency": {**BIAS, "power": 1}}}}, "binarisers.topk.frequency.power", "known here: cap"),
+    ({"binarisers": {"topk": {"finetune": TUNED}}}, "binarisers.topk.finetune", "put it under `topk.finetuned`"),
+    ({"binarisers": {"topk.e2e": {"finetune": {"warmup_steps": 2}}}}, "binarisers.topk.e2e.finetune.tokens", "is needed"),
+    ({"binarisers": {"topk.e2e": {"finetune": {**TUNED, "warmup": 2}}}}, "binarisers.topk.e2e.finetune.warmup", "warmup_steps"),
+    (
+        {"binarisers": {"topk.e2e": {"finetune": {**TUNED, "warmup_steps": 4}}}},
+        "binarisers.topk.e2e.finetune.warmup_steps",
+        "has 4 steps in all",
+    ),
+    (
+        {"binarisers": {"gumbel.e2e": {"finetune": TUNED, "tau": 1.0}}},
+        "binarisers.gumbel.e2e.tau",
+        "goes on with the settings of `gumbel`",
+    ),
+    (
+        {**FINETUNED, "coders__1__binarisers": ["topk.e2e"]},
+        "coders.1.binarisers",
+        "sae-topk-k16/seed1`, which is not in the grid: add it",
+    ),
+    (
+        {"binarisers": {"topk.e2e": {"finetune": {**TUNED, "others": True}}}, "coders__1__binarisers": ["topk", "topk.e2e"]},
+        "coders.1.binarisers",
+        "is finetuned with `smollm2-135m-instruct/layers.1.mlp/sae-topk-k16/seed1`, which is not in the grid",
+    ),
+    (
+        {
+            "binarisers": {"topk.e2e": {"finetune": {**TUNED, "others": True}}},
+            f"{MODEL}__hookpoints": ["layers.0.mlp"],
+            "coders__1__binarisers": ["topk", "topk.e2e"],
+        },
+        "coders.1.binarisers",
+        "no other hookpoint: set it to false",
+    ),
     ({"autointerp__llms": ["qwen"]}, "autointerp.llms", "not under `llms`"),
     ({"autointerp__judge": "qwen"}, "autointerp.judge", "nothing to judge"),
     ({"figures": {"explainer": "qwen"}}, "figures.explainer", "explains nothing here; there are ngram"),
@@ -197,6 +233,17 @@ def test_merged_values_win_over_the_file(tmp_path: Path) -> None:
 def test_learning_rate_may_differ_by_architecture(tmp_path: Path) -> None:
     path = write(tmp_path, binarisers={"topk": {"learning_rate": {"sae": 0.1}}})
     assert load([path]).settings("topk") == {"learning_rate": {"sae": 0.1}}
+
+
+def test_a_finetuned_variant_has_its_binarisers_settings(tmp_path: Path) -> None:
+    rate = {"topk": {"learning_rate": 0.1}}
+    both = {"binarisers": {**rate, **FINETUNED["binarisers"]}, "tune": {"rates": [0.1, 0.2], "tokens": 10_240}}
+    config = load([write(tmp_path, **both, coders__1__binarisers=["topk", "topk.e2e"])])
+    assert list(config.finetunes) == ["topk.e2e"]
+    assert config.finetunes["topk.e2e"].learning_rate == 1e-3
+    assert config.settings("topk") == {"learning_rate": 0.1}
+    assert "finetune" in config.settings("topk.e2e")
+    assert not any(config.tuned(coder) for coder in config.coder_ids if coder.binariser == "topk.e2e")
 
 
 def test_a_variant_has_its_binarisers_settings_but_for_its_own(tmp_path: Path) -> None:

@@ -130,6 +130,40 @@ def test_ablation_and_probing_are_counted_where_they_are_asked_for(tmp_path: Pat
     assert few < many < 12 * few
 
 
+def finetuned(folder: Path, cohort: int = 1, **settings: Any) -> Config:
+    """The smoke config with its SAEs finetuned, and those of all hookpoints."""
+    sae = {"architectures": ["sae"], "binarisers": ["binary-topk", "binary-topk.e2e"], "k": [16]}
+    variant = {"finetune": {"tokens": 65_536, "warmup_steps": 2, **settings}}
+    return changed(folder, "smoke", coders=[sae], binarisers={"binary-topk.e2e": variant}, cohort=cohort)
+
+
+@pytest.mark.parametrize("cohort", [1, 4])
+def test_finetuning_is_counted_beside_training(cohort: int, tmp_path: Path) -> None:
+    jobs = Jobs(finetuned(tmp_path, cohort), GPU)
+    counts = Counter(job.rule for job in jobs.all)
+    assert (counts["train"], counts["finetune"]) == (2, 2)
+    assert counts["cohort"] == (2 if cohort > 1 else 0)
+    assert counts["evaluate"] == 6  # two of them joint
+    assert all(row.gpu for row in jobs.rows() if row.rule == "finetune")
+
+
+def test_finetuning_costs_what_its_tokens_and_layers_do(tmp_path: Path) -> None:
+    def seconds(**settings: Any) -> list[float]:
+        return [job.seconds - 6 for job in Jobs(finetuned(tmp_path, **settings), CPU).all if job.rule == "finetune"]
+
+    first, second = seconds()
+    assert seconds(tokens=131_072) == pytest.approx([2 * first, 2 * second])
+    assert 0.9 * first < second < first, "of layer 1 one layer more is below, where it runs once and not three times"
+    assert min(seconds(others=True)) > first
+
+
+def test_finetuning_makes_the_logits_that_the_estimate_says() -> None:
+    from bsc.estimate.jobs import CHUNK_TOKENS
+    from bsc.finetuning import divergence
+
+    assert divergence.CHUNK_TOKENS == CHUNK_TOKENS
+
+
 @pytest.mark.parametrize("mode", ["store", "stream"])
 @pytest.mark.parametrize("cohort", [1, 2, 100])
 def test_jobs_where_activations_are_streamed_and_coders_trained_together(mode: str, cohort: int, tmp_path: Path) -> None:

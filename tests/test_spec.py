@@ -167,6 +167,38 @@ def test_a_variant_is_a_coder_of_its_binariser_and_stale_by_itself(smoke: Config
     assert "places" not in Plan(smoke).figure("fig7").spec.style
 
 
+def test_a_finetuned_coder_is_stale_with_its_settings_its_base_and_its_others(smoke: Config) -> None:
+    def planned(base: dict[str, object] | None = None, sae: float = 1e-2, **settings: object) -> Plan:
+        tuned = {"finetune": {"tokens": 2_048, "warmup_steps": 1, **settings}}
+        coders = [{"architectures": ["sae", "transcoder"], "binarisers": ["topk", "topk.e2e"], "k": [16]}]
+        rates = {"learning_rate": {"sae": sae, "transcoder": 1e-2}}
+        changes = {"binarisers": {"topk": rates, "topk.e2e": tuned}, "coders": coders, "cohort": 4}
+        return Plan(Config.model_validate({**smoke.model_dump(), **changes, **(base or {})}))
+
+    def named(architecture: str, name: str, hookpoint: str = "layers.0.mlp") -> CoderId:
+        return CoderId("smollm2-135m-instruct", hookpoint, architecture, name, 16, 1)
+
+    def stale(before: Plan, after: Plan) -> set[tuple[str, str]]:
+        coders = before.config.coder_ids
+        changed = [coder for coder in coders if before.coder(coder).digest != after.coder(coder).digest]
+        return {(coder.architecture, coder.binariser) for coder in changed}
+
+    plan, tuned = planned(), named("sae", "topk.e2e")
+    assert stale(plan, planned(learning_rate=2e-3)) == {("sae", "topk.e2e"), ("transcoder", "topk.e2e")}
+    assert stale(plan, planned(sae=2e-2)) == {("sae", "topk"), ("sae", "topk.e2e")}
+    assert stale(plan, planned(others=True)) == {("sae", "topk.e2e"), ("transcoder", "topk.e2e")}
+    assert plan.config.base(tuned) == named("sae", "topk")
+    assert plan.config.others(tuned) == []
+    assert planned(others=True).config.others(tuned) == [named("sae", "topk", "layers.1.mlp")]
+    spec = plan.coder(tuned).spec
+    assert (spec.tokens, spec.batch_tokens, spec.learning_rate, spec.optimiser) == (2_048, 8 * 64, 1e-3, "adam")
+    assert planned(others=True).coder(tuned).spec.finetune.others == ["layers.1.mlp"]
+    assert {coder.binariser for coders in plan.cohorts.values() for coder in coders} == {"topk"}
+    assert tuned in plan.figure_coders("fig7")
+    assert tuned not in plan.figure_coders("runtime") + plan.figure_coders("fig9")
+    assert "finetune" not in plan.coder(plan.config.base(tuned)).spec.model_dump()
+
+
 def test_a_sweep_is_made_once_and_chooses_for_all_coders_without_a_rate(smoke: Config) -> None:
     def planned(*rates: float, tokens: int = 5_120) -> Plan:
         rate = {"learning_rate": {"skip-transcoder": 0.1}}

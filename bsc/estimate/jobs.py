@@ -20,6 +20,10 @@ EMBEDDER, EMBEDDED = 10_600_000, 384
 """Weights in the layers of a MiniLM with six, and the width of its embeddings."""
 WINDOW_BYTES = 4 << 30
 """Activations that training shuffles together (`bsc.training.batches`); at least one shard."""
+CHUNK_TOKENS = 256
+"""Tokens whose logits are there at a time in finetuning (`bsc.finetuning.divergence`)."""
+KEPT_WIDTHS, HEAD_WIDTH = 13, 64
+"""Float32 numbers that a layer keeps of each token for the gradient, in widths (measured, SmolLM2-135M's shapes); of a head."""
 WAVES = (
     ("model", "embedder"),
     ("tokens", "labelled"),
@@ -30,6 +34,7 @@ WAVES = (
     ("cohort", "references"),
     ("trained",),
     ("train",),
+    ("finetune",),
     ("evaluate", "latents"),
     ("explain",),
     ("score", "probe"),
@@ -47,6 +52,7 @@ ON_GPU = frozenset(
         "trial",
         "cohort",
         "train",
+        "finetune",
         "evaluate",
         "latents",
         "ablation",
@@ -203,15 +209,38 @@ class Jobs:
 
     def _trained(self) -> Iterator[Job]:
         """Training: a job a coder, or a job a cohort and then one a coder, which reads a checkpoint and writes the coder."""
+        for coder in self.config.coder_ids:
+            if coder.binariser in self.config.finetunes:
+                yield self._finetuned(coder)
         if not self.in_cohorts:
-            for coder in self.config.coder_ids:
+            for coder in self.plan.trained_coders:
                 yield self._together("train", [coder], [self.spec(coder)])
             return
         for coders in self.plan.cohorts.values():
             yield self._together("cohort", coders, [self.spec(coder) for coder in coders])
-        for coder in self.config.coder_ids:
+        for coder in self.plan.trained_coders:
             held = held_memory(self.spec(coder))
             yield self._job("train", 2 * held / READ, 0, held)
+
+    def _finetuned(self, coder: CoderId) -> Job:
+        """Steps of a coder, each with the model below the hook once, and above it and its head three times.
+
+        Above, that is without the coder, with it, and back: of frozen layers, the gradient takes as many products as the
+        forward pass. With other coders spliced in, what is below runs with and without them.
+        """
+        spec, model, context = self.spec(coder), self.config.models[coder.model], self.plan.context("train")
+        others = [self.spec(other) for other in self.config.others(coder)]
+        steps, hooked, batch = spec.tokens // spec.batch_tokens, layer(coder.hookpoint) + 1, spec.batch_tokens
+        below = forward(model, hooked * (2 if others else 1), batch, context, head=False)
+        above = forward(model, 3 * (model.layers - hooked), batch, context, head=False)
+        heads = 3 * forward(model, 0, batch, context, head=True)
+        applied = [phase for other in others for phase in self._applied(other, batch)]
+        seconds = steps * self.machine.seconds(*below, *above, *heads, *applied, *step(spec, gpu=self.machine.gpu))
+        attended = 2 * context * model.width // HEAD_WIDTH if self.machine.gpu else 0  # unfused there, to have the same bits
+        kept = batch * (model.layers - hooked) * (KEPT_WIDTHS * model.width + attended) * FLOAT32
+        coders = held_memory(spec) + step_memory(spec) + sum(FLOAT32 * parameters(other) for other in others)
+        device = BFLOAT16 * model_parameters(model) + kept + coders + CHUNK_TOKENS * VOCABULARY * 6 * FLOAT32
+        return self._job("finetune", seconds, 0, device)
 
     def _together(self, rule: str, coders: list[CoderId], specs: list[CoderSpec]) -> Job:
         """Steps of coders that read the same batches, and beside them their activations.

@@ -7,27 +7,25 @@ the bin from the hidden states above the hooked layer, from where the rest of th
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
 
 from bsc.coders.code import Code
 from bsc.coders.coder import SparseCoder
 from bsc.coders.decode import combine
 from bsc.coders.load import load_coder
 from bsc.device import device, resolve_dtype
-from bsc.errors import UserError
 from bsc.evaluation.bins import bin_facts, equal_firing_bins
 from bsc.evaluation.bootstrap import Interval, bootstrap_ratio
-from bsc.evaluation.language import PROBE, hidden_states, load, score_hidden
+from bsc.evaluation.language import load, score_hidden
 from bsc.evaluation.replacement import Recorder, from_coder
 from bsc.io import read_manifest, read_parquet, write_manifest, write_parquet
+from bsc.models.halves import PROBE, Halves, States
 from bsc.models.hooks import splice
-from bsc.models.layers import only_layers
 from bsc.paths import layer
 from bsc.progress import Progress, job_label
 from bsc.stages import AblationSpec, EvaluationSpec
@@ -36,8 +34,6 @@ BINS, MEMBERS, SEQUENCES = "bins.parquet", "members.parquet", "sequences.parquet
 CHANGES = ("ce_change", "accuracy_change", "fvu_change")
 WHOLE = -1
 """The `bin` of the splice in which nothing is ablated."""
-
-States = Float[Tensor, "batch position d"]
 
 
 def ablate(spec: AblationSpec, model: Path, tokens: Path, coder: Path, scores: Path, output: Path) -> None:
@@ -51,9 +47,9 @@ def ablate(spec: AblationSpec, model: Path, tokens: Path, coder: Path, scores: P
     members = equal_firing_bins(_scored(spec, scores), spec.bins)
     language_model, contexts = load(spec.evaluation, model, tokens)
     (hookpoint,) = spec.evaluation.hookpoints
-    above = _Above(language_model, layer(hookpoint))
-    above.check(contexts[:1, :PROBE], model)
-    lower = _Lower(above, hookpoint, load_coder(coder).to(device()), spec.evaluation)
+    halves = Halves(language_model, layer(hookpoint))
+    halves.check(contexts[:1, :PROBE], model, "ablation")
+    lower = _Lower(halves, hookpoint, load_coder(coder).to(device()), spec.evaluation)
     table = _measure(lower, members, contexts, spec.evaluation.batch_sequences, job_label("ablation", output))
     write_parquet(output / SEQUENCES, table)
     write_parquet(output / MEMBERS, members)
@@ -69,44 +65,6 @@ def _scored(spec: AblationSpec, scores: Path) -> pd.DataFrame:
     return table[(table["scorer"] == spec.scorer) & (table["control"] == "none")]
 
 
-class _Above:
-    """The model's layers above the hooked one, and its head."""
-
-    def __init__(self, model: PreTrainedModel, hooked: int) -> None:
-        self.model, self.hooked = model, hooked
-        self._layers = cast(nn.ModuleList, model.base_model.layers)
-
-    def below(self, tokens: Int[Tensor, "batch position"]) -> States:
-        """Hidden states after the hooked layer, whatever is spliced into it."""
-        found: list[Tensor] = []
-
-        def keep(module: nn.Module, arguments: object, output: Tensor | tuple[Tensor, ...]) -> None:
-            found.append(output[0] if isinstance(output, tuple) else output)
-
-        hook = self._layers[self.hooked].register_forward_hook(keep)
-        try:
-            with only_layers(self.model, 0, self.hooked + 1):
-                hidden_states(self.model, tokens)
-        finally:
-            hook.remove()
-        return found[0]
-
-    def __call__(self, states: States) -> States:
-        """From hidden states after the hooked layer to what the head is given."""
-        with only_layers(self.model, self.hooked + 1, len(self._layers)):
-            found: Tensor = self.model.base_model(inputs_embeds=states, use_cache=False).last_hidden_state
-        return found
-
-    @torch.inference_mode()
-    def check(self, probe: Int[Tensor, "1 probe"], folder: Path) -> None:
-        """Refuse models that cannot be cut in two here: what they say would be wrong without a word."""
-        probe = probe.long().to(device())
-        whole, parts = hidden_states(self.model, probe), self(self.below(probe))
-        if not torch.allclose(whole, parts, atol=0.02 * float(whole.abs().max())):
-            what = "the model gives something else when its lower and upper layers are run one after the other"
-            raise UserError(what, where=str(folder), fix="use a model of the Llama kind, or leave `ablation` out")
-
-
 class _Batch(NamedTuple):
     """A spliced batch. code: of its rows but position 0, flattened; residual: y - ŷ of them."""
 
@@ -119,8 +77,8 @@ class _Batch(NamedTuple):
 class _Lower:
     """The model up to the hooked layer, with a coder spliced in."""
 
-    def __init__(self, above: _Above, hookpoint: str, coder: SparseCoder, spec: EvaluationSpec) -> None:
-        self.above, self.coder, self._hookpoint = above, coder, hookpoint
+    def __init__(self, halves: Halves, hookpoint: str, coder: SparseCoder, spec: EvaluationSpec) -> None:
+        self.halves, self.coder, self._hookpoint = halves, coder, hookpoint
         self._reconstruct = from_coder(coder, bfloat16=resolve_dtype(spec.dtype, device()) == torch.bfloat16)
         self.recorder = Recorder(self._kept, coder.latents)
         self._last: tuple[Tensor, Code] | None = None
@@ -133,8 +91,8 @@ class _Lower:
 
     def run(self, tokens: Int[Tensor, "batch position"]) -> _Batch:
         """One batch, up to and with the hooked layer."""
-        with splice(self.above.model, {self._hookpoint: self.recorder}):
-            states = self.above.below(tokens)
+        with splice(self.halves.model, {self._hookpoint: self.recorder}):
+            states = self.halves.below(tokens)
         if self._last is None:
             raise AssertionError("the hooked module was not run")
         residual, code = self._last
@@ -178,7 +136,7 @@ def _ablated(lower: _Lower, batch: _Batch, place: Tensor, number: int, first: in
         states = torch.cat([states[:, :1], (states[:, 1:].float() - taken).to(states)], dim=1)
         residual = residual + taken
     errors = residual.double().square().sum(dim=(1, 2)).tolist()
-    found = score_hidden(lower.above.model, lower.above(states), batch.tokens)
+    found = score_hidden(lower.halves.model, lower.halves.above(states), batch.tokens)
     for offset, ((ce, accuracy), error) in enumerate(zip(found, errors, strict=True)):
         counts = {"bin": number, "sequence": first + offset, "tokens": batch.tokens.shape[1] - 1}
         yield {**counts, "ce": ce, "accuracy": accuracy, "squared_error": error}

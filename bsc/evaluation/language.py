@@ -16,14 +16,13 @@ from transformers import PreTrainedModel
 from bsc.corpus.store import read_tokens
 from bsc.device import device, resolve_dtype
 from bsc.errors import UserError
+from bsc.models.halves import PROBE, hidden_states
 from bsc.models.hooks import Replacement, splice
 from bsc.models.load import load_model
 from bsc.progress import Progress
 from bsc.stages import EvaluationSpec
 
 SPLIT = "evaluation"
-PROBE = 8
-"""Tokens on which the model's own logits are compared with those worked out here."""
 
 
 def load(spec: EvaluationSpec, model: Path, tokens: Path) -> tuple[PreTrainedModel, Int[Tensor, "sequences context"]]:
@@ -39,7 +38,7 @@ def load(spec: EvaluationSpec, model: Path, tokens: Path) -> tuple[PreTrainedMod
             fix="lower `evaluation.sequences`, or raise `corpus.splits.evaluation` and make the tokens again",
         )
     language_model: PreTrainedModel = load_model(model, resolve_dtype(spec.dtype, device()))
-    _check_head(language_model, contexts[:1, :PROBE], model)
+    check_head(language_model, contexts[:1, :PROBE], model)
     return language_model, contexts[: spec.sequences]
 
 
@@ -77,12 +76,6 @@ def score_sequences(
     return table
 
 
-def hidden_states(model: PreTrainedModel, tokens: Int[Tensor, "batch context"]) -> Float[Tensor, "batch context d"]:
-    """What the vocabulary head is given, without running the head."""
-    states: Tensor = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-    return states
-
-
 def score_hidden(
     model: PreTrainedModel, hidden: Float[Tensor, "batch context d"], tokens: Int[Tensor, "batch context"]
 ) -> list[tuple[float, float]]:
@@ -103,7 +96,7 @@ def _score(logits: Float[Tensor, "context vocabulary"], tokens: Int[Tensor, "con
 
 
 @torch.inference_mode()
-def _check_head(model: PreTrainedModel, tokens: Int[Tensor, "1 probe"], folder: Path) -> None:
+def check_head(model: PreTrainedModel, tokens: Int[Tensor, "1 probe"], folder: Path) -> None:
     """Refuse models that scale or cap their logits after the head: cross-entropy would come out wrong without a word."""
     tokens = tokens.long().to(device())
     own = model(input_ids=tokens, use_cache=False).logits[0].float()

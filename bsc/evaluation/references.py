@@ -12,10 +12,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from bsc.evaluation.baseline import METRICS, SEQUENCES, read_baseline
-from bsc.evaluation.language import batches, hidden_states, load
+from bsc.evaluation.language import batches, load
 from bsc.evaluation.replacement import Recorder, constant
 from bsc.evaluation.spliced import measure
 from bsc.io import write_json, write_parquet
+from bsc.models.halves import hidden_states
 from bsc.models.hooks import capture
 from bsc.stages import EvaluationSpec
 

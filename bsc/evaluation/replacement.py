@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bsc.coders.code import Code
 from bsc.coders.coder import SparseCoder
+from bsc.models.hooks import Replacement
 
 Rows = Float[Tensor, "rows d"]
 Reconstruct = Callable[[Rows, Rows], tuple[Rows, Code | None]]
@@ -37,6 +38,25 @@ def constant(value: Float[Tensor, "d"]) -> Reconstruct:
     return lambda x, y: (value.to(y).expand_as(y), None)
 
 
+def _after_first(
+    reconstruct: Reconstruct, x: Float[Tensor, "batch position d"], y: Float[Tensor, "batch position d"]
+) -> tuple[Float[Tensor, "batch later d"], Float[Tensor, "batch later d"], Code | None]:
+    """The module's own output at all positions but 0, in float32, its reconstruction there, and the code, of flattened rows."""
+    target = y[:, 1:].float()
+    flat, code = reconstruct(x[:, 1:].flatten(0, 1).float(), target.flatten(0, 1))
+    return target, flat.view_as(target), code
+
+
+def keeping_first(y: Float[Tensor, "batch position d"], y_hat: Float[Tensor, "batch later d"]) -> Tensor:
+    """What the model goes on with: its own output at position 0, a reconstruction at the others."""
+    return torch.cat([y[:, :1], y_hat.to(y)], dim=1)
+
+
+def replacing(reconstruct: Reconstruct) -> Replacement:
+    """A replacement (see bsc.models.hooks) that reconstructs, and keeps no record of it."""
+    return lambda x, y: keeping_first(y, _after_first(reconstruct, x, y)[1])
+
+
 class Recorder:
     """A replacement (see bsc.models.hooks) that reconstructs, and keeps float64 sums for each sequence that passes through.
 
@@ -55,9 +75,7 @@ class Recorder:
 
     def __call__(self, x: Float[Tensor, "batch position d"], y: Float[Tensor, "batch position d"]) -> Tensor:
         """The module's own output at position 0, the reconstruction elsewhere."""
-        target = y[:, 1:].float()
-        flat, code = self._reconstruct(x[:, 1:].flatten(0, 1).float(), target.flatten(0, 1))
-        y_hat = flat.view_as(target)
+        target, y_hat, code = _after_first(self._reconstruct, x, y)
         self._rows = target.shape[1]
         self._errors.append((target.double() - y_hat.double()).square().sum(dim=(1, 2)).cpu())
         self._squares.append(y.double().square().sum(dim=2).cpu())
@@ -65,7 +83,7 @@ class Recorder:
         self._first.append(y[:, 0].double().cpu())
         if code is not None:
             self._count(code, len(y))
-        return torch.cat([y[:, :1], y_hat.to(y)], dim=1)
+        return keeping_first(y, y_hat)
 
     def _count(self, code: Code, batch: int) -> None:
         token, latent, _ = code.firing()

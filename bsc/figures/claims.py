@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bsc.coders.binarisers.registry import REGISTRY
+from bsc.coders.binarisers.registry import REGISTRY, kind_of
 from bsc.evaluation.differences import UNDECIDED, Replicates, interval, over_seeds, units_to_resolve, verdict
 from bsc.figures.evidence import Evidence, Quantity, firing_shares, quantities
 from bsc.figures.registry import BINARY, CONTINUOUS, cell
@@ -87,9 +87,13 @@ def _rank(order: tuple[str, ...]) -> Any:
 
 
 def _counterpart(binary: str, there: set[str]) -> str | None:
-    """`groupmax` for a grouped binariser and `topk` for another; where the cell lacks it, what continuous one it has."""
+    """`groupmax` for a grouped binariser and `topk` for another; where the cell lacks it, what continuous one it has.
+
+    For a variant, their variants of that name come first: what is finetuned is compared with what is finetuned.
+    """
     order = CONTINUOUS[::-1] if REGISTRY[binary].grouped else CONTINUOUS
-    return next((name for name in order if name in there), None)
+    alike = [name + binary.removeprefix(kind_of(binary)) for name in order]
+    return next((name for name in (*alike, *order) if name in there), None)
 
 
 def _by_seed(coders: list[CoderId], binariser: str | None) -> dict[int, CoderId]:

@@ -21,7 +21,8 @@ class Figure:
 
     kind: figure (PDF and PNG) or table (CSV, and LaTeX where `latex`). joint: joint evaluations are shown too.
     shows: a coder that the grid must have for there to be anything to show, in words. block: a block of the config without
-    which its results are not made. compares: every explainer, side by side.
+    which its results are not made. compares: every explainer, side by side. trained: no finetuned coders, whose steps are of
+    another kind.
     """
 
     module: str
@@ -33,6 +34,7 @@ class Figure:
     shows: str = "a coder"
     block: str | None = None
     compares: bool = False
+    trained: bool = False
 
     @property
     def lacks(self) -> str:
@@ -84,7 +86,8 @@ def first_at_one_k(coders: Sequence[CoderId]) -> list[CoderId]:
 
 def by_bits(coders: Sequence[CoderId]) -> list[CoderId]:
     """At the k that most kinds of coder have: the n-bit coders, and `topk` and `binary-topk`, which are their ends."""
-    shown = [coder for coder in at_one_k(coders) if kind_of(coder.binariser) in ("nbit", "topk", "binary-topk")]
+    ends = ("topk", "binary-topk")
+    shown = [coder for coder in at_one_k(coders) if kind_of(coder.binariser) == "nbit" or coder.binariser in ends]
     return shown if any(kind_of(coder.binariser) == "nbit" for coder in shown) else []
 
 
@@ -139,8 +142,8 @@ FIGURES: dict[str, Figure] = {
     "fig6": Figure("bsc.figures.by_k", ("evaluation",), everything),
     "fig7": Figure("bsc.figures.by_k", ("evaluation",), everything),
     "fig8": Figure("bsc.figures.by_k", ("evaluation",), everything),
-    "fig9": Figure("bsc.figures.training", ("training",), everything),
-    "fig10": Figure("bsc.figures.training", ("training",), everything),
+    "fig9": Figure("bsc.figures.training", ("training",), everything, trained=True),
+    "fig10": Figure("bsc.figures.training", ("training",), everything, trained=True),
     "fig11": Figure("bsc.figures.by_k", ("scores",), transcoders),
     "fig12": Figure("bsc.figures.by_k", ("scores",), transcoders),
     "fig13": Figure("bsc.figures.by_k", ("evaluation",), autoencoders, shows="an `sae`"),
@@ -152,10 +155,12 @@ FIGURES: dict[str, Figure] = {
     "fig17": Figure("bsc.figures.distributions", ("scores", "latents"), at_one_k),
     "fig18": Figure("bsc.figures.ablation", ("ablation", "latents"), first_at_one_k, block="ablation"),
     "fig19": Figure("bsc.figures.compared", ("evaluation", "scores"), at_one_k),
-    "fig20": Figure("bsc.figures.training", ("evaluation", "training"), of_several_models, shows="coders of a second model"),
+    "fig20": Figure(
+        "bsc.figures.training", ("evaluation", "training"), of_several_models, shows="coders of a second model", trained=True
+    ),
     "fig21": Figure("bsc.figures.probing", ("probing",), first_at_one_k, block="probing"),
     "fig22": Figure("bsc.figures.bits", ("evaluation", "scores", "training"), by_bits, shows="an `nbit` coder at the common k"),
-    "runtime": Figure("bsc.figures.runtime", ("training",), everything),
+    "runtime": Figure("bsc.figures.runtime", ("training",), everything, trained=True),
     "score-distribution": Figure("bsc.figures.distributions", ("scores", "latents"), at_one_k),
     "seeds": Figure("bsc.figures.compared", ("evaluation", "scores"), of_several_seeds, shows="a second seed of a coder"),
     "explainers": Figure("bsc.figures.explainers", ("scores",), transcoders, compares=True),

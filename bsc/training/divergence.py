@@ -33,12 +33,13 @@ def raise_if_diverged(trainer: Trainer, rows: Float64[np.ndarray, "new columns"]
     write_tensors(output / DIVERGED[0], trainer.tensors())
     write_json(output / DIVERGED[1], {"step": step, "last": _jsonable(last)})
     spec, bad = trainer.spec, last.iloc[-1]
-    key = f"binarisers.{spec.binariser}.learning_rate"
+    block = f"binarisers.{spec.binariser}" if spec.finetune is None else "finetune"
+    warmup = "training.warmup_steps" if spec.finetune is None else "finetune.warmup_steps"
     raise Diverged(
         f"training diverged at step {step}: FVU {bad['fvu']:.4g}, loss {bad['loss']:.4g}, gradient norm "
         f"{bad['gradient_norm']:.4g}; the state is in {DIVERGED[0]}",
         where=str(output),
-        fix=f"lower `{key}` (it is {trainer.peak:g}) or raise `training.warmup_steps`",
+        fix=f"lower `{block}.learning_rate` (it is {trainer.peak:g}) or raise `{warmup}`",
     )
 
 

@@ -6,11 +6,11 @@ may be resumed alone or in other company. Of coders whose checkpoints are of dif
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import cache, cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from bsc.activations.store import ActivationStore
 from bsc.activations.stream import open_activations
@@ -39,15 +39,26 @@ class Task(NamedTuple):
     folder: Path
 
 
-class Member:
-    """A coder in training. error: set where it has diverged; it then takes no more steps."""
+class Reading(Protocol):
+    """Where batches come from, whatever they are."""
 
-    def __init__(self, task: Task, index: Path, first: Callable[[], Batch]) -> None:
-        self.task = task
+    def at(self, step: int) -> Any:
+        """Batch number `step`."""
+
+
+class Member:
+    """A coder in training. error: set where it has diverged; it then takes no more steps.
+
+    digest: what a checkpoint must share with this run. build: makes its trainer, told whether a checkpoint is loaded into it.
+    take: has the trainer take a step on a batch.
+    """
+
+    def __init__(self, task: Task, digest: str, build: Callable[[bool], Trainer], take: Callable[[Trainer, Any], None]) -> None:
+        self.task, self._take = task, take
         self.error: UserError | None = None
-        self.checkpoints = Checkpoints(task.folder / CHECKPOINTS, _digest(task.spec, index))
+        self.checkpoints = Checkpoints(task.folder / CHECKPOINTS, digest)
         found = self.checkpoints.latest()
-        self.trainer = Trainer(task.spec, None if found else _view(task.spec, first()), device())
+        self.trainer = build(found is not None)
         if found:
             self.trainer.load(found.step, found.tensors)
             print(f"going on from the checkpoint after step {found.step:,}", file=sys.stderr, flush=True)
@@ -58,19 +69,19 @@ class Member:
         """Whether there are steps left for it to take."""
         return self.error is None and self.trainer.step < self.trainer.steps
 
-    def advance(self, step: int, batch: Batch) -> None:
+    def advance(self, step: int, batch: Any) -> None:
         """Take step `step`, counted from 0, if that is the next one."""
         if self.open and self.trainer.step == step:
-            self.trainer.advance(_view(self.task.spec, batch))
+            self._take(self.trainer, batch)
 
     def fetch(self) -> str:
-        """Look at what the last steps measured; returns the last FVU in words."""
+        """Look at what the last steps measured; returns the last of it in words."""
         rows = self.trainer.log.fetch()
         try:
             raise_if_diverged(self.trainer, rows, self.task.folder)
         except UserError as error:
             self.error = error
-        return f"FVU {rows[-1, 2]:.3f}" if len(rows) else ""
+        return self.trainer.log.last() if len(rows) else ""
 
     def save(self) -> None:
         """Write a checkpoint of the steps that were fetched, if there are new ones."""
@@ -108,15 +119,30 @@ def run(tasks: Sequence[Task], index: Path, checkpoint_seconds: float) -> list[M
     CorruptFile for a damaged shard.
     """
     _check_together([task.spec for task in tasks])
+
+    def start(reading: Reading) -> Iterator[Member]:
+        first = cache(lambda: reading.at(0))
+        return (_member(task, index, first) for task in tasks)
+
+    return drive("train", tasks, lambda interruption: _Reading(tasks, index, interruption), start, checkpoint_seconds)
+
+
+def drive(
+    stage: str,
+    tasks: Sequence[Task],
+    read: Callable[[Interruption], Reading],
+    start: Callable[[Reading], Iterator[Member]],
+    checkpoint_seconds: float,
+) -> list[Member]:
+    """Take the tasks' members, which `start` makes, to their last steps, on the batches of `read`; see `run`."""
     for task in tasks:
         _tidy(task.folder)
     with Interruption() as interruption:
-        reading = _Reading(tasks, index, interruption)
+        reading = read(interruption)
         members: list[Member] = []
         try:
-            first = cache(lambda: reading.at(0))
-            members.extend(Member(task, index, first) for task in tasks)
-            _loop(members, reading, interruption, checkpoint_seconds)
+            members.extend(start(reading))
+            _loop(stage, members, reading, interruption, checkpoint_seconds)
         except Stopped as stopped:
             _fetch_and_save(members)
             step = min((member.trainer.step for member in members), default=0)
@@ -125,11 +151,18 @@ def run(tasks: Sequence[Task], index: Path, checkpoint_seconds: float) -> list[M
     return members
 
 
-def _loop(members: list[Member], reading: _Reading, interruption: Interruption, checkpoint_seconds: float) -> None:
+def _member(task: Task, index: Path, first: Callable[[], Batch]) -> Member:
+    def build(resumed: bool) -> Trainer:
+        return Trainer(task.spec, None if resumed else _view(task.spec, first()), device())
+
+    return Member(task, _digest(task.spec, index), build, lambda trainer, batch: trainer.advance(_view(trainer.spec, batch)))
+
+
+def _loop(stage: str, members: list[Member], reading: Reading, interruption: Interruption, checkpoint_seconds: float) -> None:
     """Steps until every member is through. Raises Stopped when told to stop."""
     one, done = members[0].trainer, min(member.trainer.step for member in members)
     tokens, fetch_every, saved_at = one.spec.batch_tokens, _FETCH_EVERY[one.device.type], time.monotonic()
-    label = job_label("train", members[0].task.folder) + (f" and {len(members) - 1} more" if len(members) > 1 else "")
+    label = job_label(stage, members[0].task.folder) + (f" and {len(members) - 1} more" if len(members) > 1 else "")
     with (
         closing(prefetched(reading.at, range(done, one.steps))) as upcoming,
         Progress(label, one.steps * tokens, "tokens", done=done * tokens) as progress,

@@ -18,11 +18,12 @@ MULTI_TOPK_WEIGHT = 1 / 8
 
 
 class Losses(NamedTuple):
-    """total: what is minimised. fvu: of the batch. code: what the latents did."""
+    """total: what is minimised. fvu: of the batch. code: what the latents did. more: what else is noted in the log."""
 
     total: Float[Tensor, ""]
     fvu: Float[Tensor, ""]
     code: Code
+    more: tuple[Float[Tensor, ""], ...] = ()
 
 
 def variance(y: Float[Tensor, "tokens d"]) -> Float[Tensor, ""]:

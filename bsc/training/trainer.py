@@ -13,7 +13,7 @@ from bsc.stages import CoderSpec
 from bsc.training.batches import Batch
 from bsc.training.frequencies import Frequencies
 from bsc.training.log import TrainingLog
-from bsc.training.losses import Silence, losses
+from bsc.training.losses import Losses, Silence, losses
 from bsc.training.optimisers import build_optimiser
 from bsc.training.schedules import rate_at
 
@@ -22,11 +22,11 @@ class Trainer:
     """The coder of a spec, its optimiser, its noise, its dead and its frequent latents and its log, after `step` steps.
 
     The coder is drawn from the spec's seed and its biases are set from `first`, batch 0; without it, `load` must follow.
-    Weights and optimiser are float32; the dense products are bfloat16 where `dtype` says so. Raises ValueError when the spec
-    has no learning rate.
+    Weights and optimiser are float32; the dense products are bfloat16 where `dtype` says so. more: what else the log has of
+    each step, see `Losses.more`. Raises ValueError when the spec has no learning rate.
     """
 
-    def __init__(self, spec: CoderSpec, first: Batch | None, device: torch.device) -> None:
+    def __init__(self, spec: CoderSpec, first: Batch | None, device: torch.device, *, more: tuple[str, ...] = ()) -> None:
         if spec.learning_rate is None:
             raise ValueError("a spec without a learning rate: the choice of a sweep has to give one")
         self.spec, self.device, self.peak = spec, device, spec.learning_rate
@@ -35,28 +35,36 @@ class Trainer:
         self.coder = SparseCoder.build(spec).to(device).train()
         if first is not None:
             self.coder.initialise_from(first.x, first.y)
-        self.log = TrainingLog(self.steps, spec.batch_tokens)
+        self.log = TrainingLog(self.steps, spec.batch_tokens, more)
         self._optimiser = build_optimiser(spec.optimiser, dict(self.coder.named_parameters()))
         self._silence = Silence(spec.latents, spec.dead_after_tokens, device)
-        self._frequencies = None if spec.frequency is None else Frequencies(spec.frequency, spec.latents, device)
-        self._generator = noise_generator(spec.seed, device)
+        self.frequencies = None if spec.frequency is None else Frequencies(spec.frequency, spec.latents, device)
+        self.generator = noise_generator(spec.seed, device)
         self._half = resolve_dtype(spec.dtype, device) is torch.bfloat16
 
     def advance(self, batch: Batch) -> None:
-        """One step on a batch; what it measured is noted in `log`."""
-        rate = rate_at(self.step, self.steps, self.peak, self.spec.warmup_steps, self.spec.optimiser)
-        self.coder.zero_grad(set_to_none=True)
+        """One step on a batch: towards a lower FVU of it."""
         dead = self._silence.dead if self.spec.auxk else None
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
+        with self.autocast():
             loss = losses(
                 self.coder,
                 batch.x,
                 batch.y,
-                self._generator,
+                self.generator,
                 dead=dead,
                 multi_topk=self.spec.multi_topk,
-                frequencies=self._frequencies,
+                frequencies=self.frequencies,
             )
+        self.descend(loss)
+
+    def autocast(self) -> torch.autocast:
+        """While open, the coder's dense products are in the spec's precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._half)
+
+    def descend(self, loss: Losses) -> None:
+        """One step down the gradient of a loss; what it measured is noted in `log`."""
+        rate = rate_at(self.step, self.steps, self.peak, self.spec.warmup_steps, self.spec.optimiser)
+        self.coder.zero_grad(set_to_none=True)
         loss.total.backward()  # type: ignore[no-untyped-call]
         self.coder.project_decoder_gradient()
         norm = nn.utils.get_total_norm([p.grad for p in self.coder.parameters() if p.grad is not None])
@@ -64,10 +72,10 @@ class Trainer:
         if self.coder.unit_norm:
             self._optimiser.constrain(self.coder.normalise_decoder)
         self._silence.update(loss.code)
-        if self._frequencies is not None:
-            self._control(self._frequencies, loss.code)
-        l0 = (loss.code.values.detach() > 0).sum() / len(batch.y)
-        measured = (loss.fvu.detach(), loss.total.detach(), l0, self._silence.dead.float().mean(), norm)
+        if self.frequencies is not None:
+            self._control(self.frequencies, loss.code)
+        l0 = (loss.code.values.detach() > 0).sum() / len(loss.code.values)
+        measured = (loss.fvu.detach(), loss.total.detach(), l0, self._silence.dead.float().mean(), norm, *loss.more)
         self.log.add(torch.stack(measured), rate)
         self.step += 1
 
@@ -85,11 +93,11 @@ class Trainer:
         """The whole state after the steps whose log was fetched, on the CPU or where it lies."""
         parts: dict[str, Mapping[str, Tensor]] = {"coder": self.coder.state_dict(), "optimiser": self._optimiser.tensors()}
         state = {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
-        if self._frequencies is not None:
-            state["frequencies"] = self._frequencies.rates
+        if self.frequencies is not None:
+            state["frequencies"] = self.frequencies.rates
         return state | {
             "silence": self._silence.tokens,
-            "generator": self._generator.get_state(),
+            "generator": self.generator.get_state(),
             "log": self.log.tensor(),
         }
 
@@ -99,9 +107,9 @@ class Trainer:
         self.coder.load_state_dict(_part(tensors, "coder"))
         self._optimiser.load(_part(tensors, "optimiser"))
         self._silence.tokens.copy_(tensors["silence"])
-        if self._frequencies is not None:
-            self._frequencies.rates.copy_(tensors["frequencies"])
-        self._generator.set_state(tensors["generator"].clone())
+        if self.frequencies is not None:
+            self.frequencies.rates.copy_(tensors["frequencies"])
+        self.generator.set_state(tensors["generator"].clone())
         self.log.load(tensors["log"])
 
 

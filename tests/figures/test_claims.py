@@ -8,6 +8,7 @@ from made_up_results import figure_spec, grid, latent_scores_of, metrics_of, seq
 from bsc import config as bsc_config
 from bsc.claims import report
 from bsc.errors import UserError
+from bsc.figures.claims import _counterpart
 from bsc.figures.draw import draw
 from bsc.io import write_parquet
 from bsc.paths import EVALUATION, SCORES
@@ -107,6 +108,21 @@ def test_comparisons_have_each_cell_and_grouped_binarisers_meet_groupmax(written
     fvu = table[(table["quantity"] == "FVU") & (table["binary_binariser"] == "gumbel")]
     assert sorted(fvu["k"]) == ["16", "32", "all"]
     assert fvu.set_index("k").loc["all", "difference"] == pytest.approx(fvu[fvu["k"] != "all"]["difference"].mean(), rel=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("binary", "there", "expected"),
+    [
+        ("binary-topk", {"topk", "topk.finetuned"}, "topk"),
+        ("binary-topk.finetuned", {"topk", "topk.finetuned"}, "topk.finetuned"),
+        ("binary-topk.capped", {"topk", "topk.finetuned"}, "topk"),
+        ("binary-groupmax.finetuned", {"topk", "topk.finetuned"}, "topk.finetuned"),
+        ("binary-groupmax.finetuned", {"groupmax", "topk"}, "groupmax"),
+        ("binary-topk.finetuned", {"nbit"}, None),
+    ],
+)
+def test_a_variant_is_compared_with_its_like(binary: str, there: set[str], expected: str | None) -> None:
+    assert _counterpart(binary, there) == expected
 
 
 def test_seeds_that_are_not_shared_are_compared_apart(written, tmp_path: Path) -> None:

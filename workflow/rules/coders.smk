@@ -17,6 +17,8 @@ rule train:
         log_of(paths.CODERS),
     benchmark:
         benchmark_of(paths.CODERS)
+    wildcard_constraints:
+        binariser=paths.binarisers(without=plan.config.finetunes),
     conda:
         "../envs/bsc.yaml"
     threads: 1
@@ -30,6 +32,48 @@ rule train:
     shell:
         "python -m bsc train --spec {params.stage[0]:q} --digest {params.stage[1]:q} --activations {input.index:q}"
         " {params.choice:q} --output {output:q} --log {log:q}"
+
+
+if plan.config.finetunes:
+
+    rule finetune:
+        """Go on training a coder, on what the model predicts with it in the place of the hooked module."""
+        input:
+            model=at(paths.MODEL, file="manifest.json"),
+            tokens=at(paths.TOKENS, file="train.safetensors"),
+            coder=lambda w: at(paths.CODERS, plan.config.base(coder_of(w)), file="manifest.json"),
+            others=lambda w: [
+                at(paths.CODERS, other, file="manifest.json") for other in plan.config.others(coder_of(w))
+            ],
+        output:
+            [
+                at(paths.CODERS, file=file)
+                for file in (
+                    "manifest.json",
+                    "coder.safetensors",
+                    "config.json",
+                    "log.parquet",
+                )
+            ],
+        log:
+            log_of(paths.CODERS),
+        benchmark:
+            benchmark_of(paths.CODERS)
+        wildcard_constraints:
+            binariser=paths.any_of(plan.config.finetunes),
+        conda:
+            "../envs/bsc.yaml"
+        threads: 1
+        resources:
+            mem_mb=grown(16_000),
+            runtime=grown(24 * 60),
+            gpus=1,
+        params:
+            stage=stage(lambda w: plan.coder(coder_of(w))),
+            others=lambda w, input: ["--others", *input.others] if input.others else [],
+        shell:
+            "python -m bsc finetune --spec {params.stage[0]:q} --digest {params.stage[1]:q} --model {input.model:q}"
+            " --tokens {input.tokens:q} --coder {input.coder:q} {params.others:q} --output {output:q} --log {log:q}"
 
 
 if in_cohorts:

@@ -1,0 +1,1 @@
+"""End-to-end finetuning: training of a coder goes on, on what the language model says with the coder in it."""

@@ -1,0 +1,62 @@
+"""A model in two halves, cut above a hooked layer: what is below runs once, what is above it as often as needed."""
+
+from pathlib import Path
+from typing import cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from bsc.device import device
+from bsc.errors import UserError
+from bsc.models.layers import only_layers
+
+PROBE = 8
+"""Tokens on which what is worked out here is compared with what the model itself says."""
+
+States = Float[Tensor, "batch position d"]
+
+
+def hidden_states(model: PreTrainedModel, tokens: Int[Tensor, "batch position"]) -> States:
+    """What the vocabulary head is given, without running the head."""
+    states: Tensor = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+    return states
+
+
+class Halves:
+    """The layers up to the hooked one, and the layers above it with the final norm."""
+
+    def __init__(self, model: PreTrainedModel, hooked: int) -> None:
+        self.model, self.hooked = model, hooked
+        self._layers = cast(nn.ModuleList, model.base_model.layers)
+
+    def below(self, tokens: Int[Tensor, "batch position"]) -> States:
+        """Hidden states after the hooked layer, whatever is spliced into it."""
+        found: list[Tensor] = []
+
+        def keep(module: nn.Module, arguments: object, output: Tensor | tuple[Tensor, ...]) -> None:
+            found.append(output[0] if isinstance(output, tuple) else output)
+
+        hook = self._layers[self.hooked].register_forward_hook(keep)
+        try:
+            with only_layers(self.model, 0, self.hooked + 1):
+                hidden_states(self.model, tokens)
+        finally:
+            hook.remove()
+        return found[0]
+
+    def above(self, states: States) -> States:
+        """From hidden states after the hooked layer to what the head is given."""
+        with only_layers(self.model, self.hooked + 1, len(self._layers)):
+            found: Tensor = self.model.base_model(inputs_embeds=states, use_cache=False).last_hidden_state
+        return found
+
+    @torch.inference_mode()
+    def check(self, probe: Int[Tensor, "1 probe"], folder: Path, key: str) -> None:
+        """Refuse models that cannot be cut in two here: what they say would be wrong without a word. key: of who cuts it."""
+        probe = probe.long().to(device())
+        whole, parts = hidden_states(self.model, probe), self.above(self.below(probe))
+        if not torch.allclose(whole, parts, atol=0.02 * float(whole.abs().max())):
+            what = "the model gives something else when its lower and upper layers are run one after the other"
+            raise UserError(what, where=str(folder), fix=f"use a model of the Llama kind, or leave `{key}` out")
