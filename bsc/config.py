@@ -581,36 +581,42 @@ def _faults_of_grid(config: Config) -> Iterator[Fault]:
 
 
 def _faults_of_finetuning(config: Config) -> Iterator[Fault]:
-    """Faults in what is finetuned, seen with the grid: every coder needs the one that it goes on from, and its others."""
+    """Faults in how variants are finetuned, seen with the other settings and the splits."""
     context = config.corpus.splits.train.context
     for name, wanted in config.finetunes.items():
-        at = ("binarisers", name)
         if name in REGISTRY:
-            yield (*at, "finetune"), f"only a variant goes on from a trained coder: put it under `{name}.finetuned`"
+            message = f"only a variant goes on from a trained coder: put it under `{name}.finetuned`"
+            yield ("binarisers", name, "finetune"), message
+            continue
         if other := sorted(set(config.binarisers[name]) - {"finetune"}):
-            yield (*at, other[0]), f"a variant with `finetune` goes on with the settings of `{kind_of(name)}`: set it there"
+            message = f"a variant with `finetune` goes on with the settings of `{kind_of(name)}`: set it there"
+            yield ("binarisers", name, other[0]), message
         steps = wanted.tokens // (wanted.batch_sequences * context)
         if steps <= wanted.warmup_steps:
             yield (
-                (*at, "finetune", "warmup_steps"),
+                ("binarisers", name, "finetune", "warmup_steps"),
                 f"finetuning has {steps} steps in all (`tokens` / `batch_sequences` / {context}), no more than the warm-up",
             )
-    grid = set(config.coder_ids)
+
+
+def _faults_of_finetuned(config: Config) -> Iterator[Fault]:
+    """Faults of the grid's finetuned coders: one for each block that lacks what its coders go on from, or are spliced with."""
+    grid, variants = set(config.coder_ids), set(config.finetunes) - set(REGISTRY)
     for number, block in enumerate(config.coders):
-        where = ("coders", number, "binarisers")
-        for coder in (coder for coder in config._block(block) if coder.binariser in set(config.finetunes) - set(REGISTRY)):
-            if len(config.models[coder.model].hookpoints) == 1 and config.finetunes[coder.binariser].others:
-                yield (
-                    where,
-                    f"`{coder.binariser}` has `finetune.others`, and `{coder.model}` no other hookpoint: set it to false",
-                )
-                break
-            needed = {"goes on from": [config.base(coder)], "is finetuned with": config.others(coder)}
-            missing = [(why, one) for why, found in needed.items() for one in found if one not in grid]
-            if missing:
-                why, one = missing[0]
-                yield where, f"`{coder}` {why} `{one}`, which is not in the grid: add it, in this block or another"
-                break
+        finetuned = (coder for coder in config._block(block) if coder.binariser in variants)
+        if message := next(filter(None, (_lacking(config, coder, grid) for coder in finetuned)), None):
+            yield ("coders", number, "binarisers"), message
+
+
+def _lacking(config: Config, coder: CoderId, grid: set[CoderId]) -> str | None:
+    """What a finetuned coder lacks, in words; None for nothing."""
+    if config.finetunes[coder.binariser].others and not config.others(coder):
+        return f"`{coder.binariser}` has `finetune.others`, and `{coder.model}` no other hookpoint: set it to false"
+    needed = {"goes on from": [config.base(coder)], "is finetuned with": config.others(coder)}
+    for why, coders in needed.items():
+        if missing := [one for one in coders if one not in grid]:
+            return f"`{coder}` {why} `{missing[0]}`, which is not in the grid: add it, in this block or another"
+    return None
 
 
 def _faults_of_amounts(config: Config) -> Iterator[Fault]:
@@ -871,7 +877,7 @@ def load(files: list[Path], merged: Mapping[str, Any] | None = None, *, root: Pa
         faults = list(_faults_of_schema(error, Config))
     else:
         faults = [*_faults_of_settings(config), *_faults_of_grid(config), *_faults_of_amounts(config)]
-        faults += [] if faults else _faults_of_finetuning(config)
+        faults += [] if faults else [*_faults_of_finetuning(config), *_faults_of_finetuned(config)]
         faults += [*_faults_of_ablation(config), *_faults_of_probing(config, root or Path.cwd())]
         faults += [*_faults_of_llms(config), *_faults_of_embedding(config, root or Path.cwd())]
         faults += _faults_of_files(config, root or Path.cwd())
