@@ -31,6 +31,7 @@ rule all:
         at(paths.GALLERY),
         shard_files(),
         [at(paths.CODERS, coder, file="coder.safetensors") for coder in plan.config.coder_ids],
+        [at(paths.EVALUATION, coder, file="metrics.json") for coder in plan.config.coder_ids],
 
 
 rule coders:
