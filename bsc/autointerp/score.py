@@ -1,7 +1,7 @@
 """Scores of explanations, on windows of the test half, which the explainer did not see. No torch."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -184,30 +184,31 @@ def _keys(one: _Judged | Similarities) -> dict[str, Any]:
 
 
 def _answers(judged: list[_Judged]) -> pd.DataFrame:
-    judged = sorted(judged, key=lambda one: (one.scorer, one.control, one.latent))
-    sizes = [len(one.windows) for one in judged]
-    keys = pd.DataFrame([one[: len(_KEYS)] for one in judged], columns=_KEYS)
-    columns = {name: np.concatenate([[], *(getattr(one, name) for one in judged)]) for name in ("windows", "firing")}
-    columns["answers"] = np.concatenate([[], *(one.answered.answers for one in judged)])
-    answers = pd.array(columns["answers"].astype(np.int8), dtype="Int8")
-    answers[columns["answers"] == UNPARSED] = pd.NA
-    return keys.loc[keys.index.repeat(sizes)].assign(
-        window=columns["windows"].astype(np.int64), firing=columns["firing"].astype(bool), answer=answers
-    )
+    """A row for each window that was asked about."""
+    judged = sorted(judged, key=_place)
+    given = np.concatenate([[], *(one.answered.answers for one in judged)])
+    answers = pd.array(given.astype(np.int8), dtype="Int8")
+    answers[given == UNPARSED] = pd.NA
+    return _by_window(judged).assign(answer=answers)
 
 
 def _similarities(compared: list[Similarities]) -> pd.DataFrame:
     """A row for each window that an explanation was compared with."""
-    compared = sorted(compared, key=lambda one: (one.control, one.latent))
-    columns = ("windows", "firing", "similarity")
-    joined: dict[str, Any] = {name: np.concatenate([[], *(getattr(one, name) for one in compared)]) for name in columns}
-    sizes = [len(one.windows) for one in compared]
-    keys = pd.DataFrame([(one.latent, one.control) for one in compared], columns=["latent", "control"])
-    return keys.loc[keys.index.repeat(sizes)].assign(
-        window=joined["windows"].astype(np.int64),
-        firing=joined["firing"].astype(bool),
-        similarity=joined["similarity"].astype(np.float32),
-    )
+    compared = sorted(compared, key=_place)
+    similarity = np.concatenate([[], *(one.similarity for one in compared)]).astype(np.float32)
+    return _by_window(compared).drop(columns="scorer").assign(similarity=similarity)
+
+
+def _place(one: _Judged | Similarities) -> tuple[str, str, int]:
+    return one.scorer, one.control, one.latent
+
+
+def _by_window(found: Sequence[_Judged | Similarities]) -> pd.DataFrame:
+    """A row for each window: latent, scorer, control, window, firing."""
+    keys = pd.DataFrame([_keys(one) for one in found], columns=_KEYS)
+    windows, firing = (np.concatenate([[], *(getattr(one, name) for one in found)]) for name in ("windows", "firing"))
+    rows = keys.loc[keys.index.repeat([len(one.windows) for one in found])]
+    return rows.assign(window=windows.astype(np.int64), firing=firing.astype(bool))
 
 
 def _hard(spec: ScoreSpec, filled: list[int]) -> dict[str, Any]:

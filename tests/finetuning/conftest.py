@@ -1,12 +1,13 @@
 """Coders of a tiny model, and specs of their finetuning."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from threads import one_thread
 
 from bsc.coders.coder import SparseCoder
 from bsc.coders.load import save_coder
@@ -16,12 +17,7 @@ CONTEXT = 16
 HOOKPOINTS = ("layers.0.mlp", "layers.1.mlp", "layers.2.mlp")
 
 
-@pytest.fixture(scope="package", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+_one_thread = pytest.fixture(scope="package", autouse=True)(one_thread)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The stage: it lowers the divergence, leaves other coders alone, and gives the same bytes however often it was stopped."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,22 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
+@contextmanager
+def the_node_goes_away(after: int) -> Iterator[None]:
+    """Training must fail in here, once it has taken so many steps."""
+    descend = Trainer.descend
+
+    def fail(trainer: Trainer, *arguments: Any) -> None:
+        descend(trainer, *arguments)
+        if trainer.step == after:
+            raise OSError("the node went away")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Trainer, "descend", fail)
+        with pytest.raises(OSError, match="went away"):
+            yield
+
+
 @pytest.mark.parametrize("run", RUNS)
 def test_stopped_and_gone_on(
     run: str,
@@ -88,23 +105,13 @@ def test_stopped_and_gone_on(
     tiny_model: Path,
     tiny_tokens: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     coder, spec = save("base", make_spec(**RUNS[run])), make_spec({}, **RUNS[run])
     finetune(spec, tiny_model, tiny_tokens, coder, tmp_path / "whole")
-    descend = Trainer.descend
     for step in (3, 8):
-
-        def fail(trainer: Trainer, *arguments: Any, step: int = step) -> None:
-            descend(trainer, *arguments)
-            if trainer.step == step:
-                raise OSError("the node went away")
-
-        monkeypatch.setattr(Trainer, "descend", fail)
-        with pytest.raises(OSError, match="went away"):
+        with the_node_goes_away(step):
             finetune(spec, tiny_model, tiny_tokens, coder, tmp_path / "stopped", checkpoint_seconds=0)
         assert (tmp_path / "stopped" / "checkpoint" / f"step-{step - 1}.json").exists()
-    monkeypatch.setattr(Trainer, "descend", descend)
     finetune(spec, tiny_model, tiny_tokens, coder, tmp_path / "stopped")
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert (stopped / "coder.safetensors").read_bytes() == (whole / "coder.safetensors").read_bytes()
@@ -119,21 +126,12 @@ def test_a_checkpoint_from_another_base_is_not_taken(
     tiny_model: Path,
     tiny_tokens: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    spec, descend = make_spec({}), Trainer.descend
-
-    def fail(trainer: Trainer, *arguments: Any) -> None:
-        descend(trainer, *arguments)
-        if trainer.step == 4:
-            raise OSError("the node went away")
-
+    spec = make_spec({})
     one, other = save("one", make_spec()), save("other", make_spec(learning_rate=2e-2))
-    monkeypatch.setattr(Trainer, "descend", fail)
-    with pytest.raises(OSError, match="went away"):
+    with the_node_goes_away(4):
         finetune(spec, tiny_model, tiny_tokens, one, tmp_path / "tuned", checkpoint_seconds=0)
-    monkeypatch.setattr(Trainer, "descend", descend)
     finetune(spec, tiny_model, tiny_tokens, other, tmp_path / "tuned")
     assert "checkpoint ignored" in capsys.readouterr().err
 

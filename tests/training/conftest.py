@@ -1,11 +1,12 @@
 """A small store of activations that a sparse coder can learn."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from threads import one_thread
 
 from bsc.activations.index import write_index
 from bsc.io import write_tensors
@@ -15,13 +16,7 @@ CONTEXT, WIDTH, ATOMS = 16, 16, 48
 MakeStore = Callable[..., Path]
 
 
-@pytest.fixture(scope="package", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """On busy cores, threads that wait for each other make such small tensors a hundred times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+_one_thread = pytest.fixture(scope="package", autouse=True)(one_thread)
 
 
 def sparse_activations(rows: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
