@@ -164,9 +164,9 @@ class HttpModel:
                         return Failure(_STOPPED)
                     held.enter_context(self._budget.reserved(request))
                     outcome = await self._attempts(request, body)
+                self._breaker.record(outcome)
                 if isinstance(outcome, Reply):
                     await self._cache.keep(key, outcome)
-            self._breaker.record(outcome)
         except Exception as error:
             self._fault = self._fault or error
             self._stopping.set()  # nothing more is begun
