@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from bsc.coders.binarisers import registry
 from bsc.coders.binarisers.registry import REGISTRY, Entry, is_binariser, kind_of
 from bsc.errors import UserError
+from bsc.io import matching
 from bsc.paths import ARCHITECTURES, NAME, NGRAM, RESERVED, CoderId, layer
 
 Positive = Annotated[int, Field(gt=0)]
@@ -104,6 +105,7 @@ class Corpus(_Strict):
     revision: str | None = None
     streaming: bool = True
     text_column: str = "text"
+    ids_column: str | None = None
     bos: bool = False
     separator: str | None = None
     splits: Splits
@@ -111,6 +113,14 @@ class Corpus(_Strict):
     @model_validator(mode="after")
     def _source_is_whole(self) -> "Corpus":
         _one_source(self)
+        if self.ids_column is None:
+            return self
+        if self.source == "documentation":
+            raise ValueError("`ids_column` goes with `source: files` and `source: hub`: documentation has no token ids")
+        if "text_column" in self.model_fields_set:
+            raise ValueError("`text_column` and `ids_column` are both there: documents are text or token ids, so leave one out")
+        if text := [name for name in self.files or [] if name.endswith(".txt")]:
+            raise ValueError(f"`ids_column` names a column, and `{text[0]}` has none: use .jsonl, .parquet or .arrow")
         return self
 
 
@@ -774,11 +784,10 @@ def _faults_of_files(config: Config, root: Path) -> Iterator[Fault]:
         return
     sizes = []
     for pattern in config.corpus.files or []:
-        found = sorted(root.glob(pattern)) if not Path(pattern).is_absolute() else [Path(pattern)]
-        found = [path for path in found if path.is_file()]
+        found = matching(pattern, root)
         if not found:
             yield ("corpus", "files"), f"no file matches `{pattern}` under {root}"
-        sizes += [path.stat().st_size for path in found if path.suffix != ".parquet"]
+        sizes += [path.stat().st_size for path in found if path.suffix not in (".parquet", ".arrow")]
     wanted = sum(split.tokens for _, split in config.corpus.splits)
     if sizes and len(sizes) == len(config.corpus.files or []) and sum(sizes) < wanted:
         yield (

@@ -154,6 +154,12 @@ def read_tensors(path: Path, *, device: str = "cpu") -> dict[str, Any]:
         ) from error
 
 
+def matching(pattern: str, root: Path) -> list[Path]:
+    """The files that a pattern matches, which is absolute or relative to `root`."""
+    base = Path(Path(pattern).anchor or root)
+    return [path for path in base.glob(str(Path(pattern).relative_to(Path(pattern).anchor))) if path.is_file()]
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()

@@ -67,6 +67,7 @@ class TokensSpec(_Spec):
     revision: str | None
     streaming: bool
     text_column: str
+    ids_column: str | None = Field(default=None, exclude_if=lambda name: name is None)
     bos: bool
     separator: str | None
     splits: dict[str, SplitSpec]

@@ -28,6 +28,15 @@ def write(folder: Path, **changes: object) -> Path:
     return path
 
 
+FILES = {
+    "corpus__source": "files",
+    "corpus__files": ["a.jsonl"],
+    "corpus__packages": None,
+    "corpus__ids_column": "input_ids",
+}
+"""Changes that make the text local files of token ids."""
+
+
 @pytest.mark.parametrize("name", ["config", "smoke", "paper", "frequency", "demo-full"])
 def test_shipped_configs_are_whole(name: str) -> None:
     assert load([CONFIGS / f"{name}.yaml"]).coder_ids
@@ -84,6 +93,9 @@ FAULTS = [
     ({"models": {"../escape": {}}}, "models", ""),
     ({"corpus__source": "files"}, "corpus", "`packages` goes with `source: documentation`"),
     ({"corpus__packages": None}, "corpus", "`packages` goes with `source: documentation`"),
+    ({"corpus__ids_column": "input_ids"}, "corpus", "documentation has no token ids"),
+    ({**FILES, "corpus__text_column": "body"}, "corpus", "`text_column` and `ids_column` are both there"),
+    ({**FILES, "corpus__files": ["a.jsonl", "b.txt"]}, "corpus", "`b.txt` has none"),
     ({"corpus__splits__train__tokens": 32}, "corpus.splits.train", "fewer than one context"),
     ({"corpus__splits__train__tokens": 448}, "corpus.splits.train", "fewer than one batch"),
     ({"corpus__splits__evaluation__tokens": 64}, "corpus.splits.evaluation", "evaluation.sequences"),
@@ -217,6 +229,16 @@ def test_files_that_cannot_hold_the_tokens_are_refused(tmp_path: Path) -> None:
         load([path], root=tmp_path)
     path = write(tmp_path, corpus__source="files", corpus__files=["missing.txt"], corpus__packages=None)
     with pytest.raises(UserError, match=r"no file matches `missing.txt`"):
+        load([path], root=tmp_path)
+
+
+def test_files_are_found_by_absolute_patterns_too(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards/00.parquet").write_bytes(b"PAR1")
+    for pattern in ("shards/*.parquet", f"{tmp_path}/*/*.parquet", f"{tmp_path}/shards/00.parquet"):
+        load([write(tmp_path, **{**FILES, "corpus__files": [pattern]})], root=tmp_path)
+    path = write(tmp_path, **{**FILES, "corpus__files": [f"{tmp_path}/*.parquet"]})
+    with pytest.raises(UserError, match="no file matches"):
         load([path], root=tmp_path)
 
 

@@ -92,6 +92,13 @@ def test_a_learning_rate_is_stale_only_for_its_binariser(smoke: Config) -> None:
         assert (before.coder(coder).digest != after.coder(coder).digest) == (coder.binariser == "topk")
 
 
+def test_a_column_of_ids_is_in_the_spec_only_where_there_is_one(smoke: Config) -> None:
+    name = next(iter(smoke.models))
+    with_ids = with_changes(smoke, corpus=smoke.corpus.model_copy(update={"ids_column": "input_ids"}))
+    assert "ids_column" not in Plan(smoke).tokens(name).json
+    assert with_ids.tokens(name).digest != Plan(smoke).tokens(name).digest
+
+
 def test_another_hookpoint_leaves_the_coders_of_the_first_fresh(smoke: Config) -> None:
     name, model = next(iter(smoke.models.items()))
     more = model.model_copy(update={"hookpoints": [*model.hookpoints, "layers.2.mlp"]})

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from bsc.corpus.dataset import readable
 from bsc.corpus.documentation import LONGEST, SHORTEST, documentation
-from bsc.corpus.files import BUILDERS
 from bsc.errors import UserError
 
 if TYPE_CHECKING:
     from bsc.stages import LabelledSpec
+
+BUILDERS = {".jsonl": "json", ".parquet": "parquet"}
+"""What `datasets` calls the kinds of file that labelled text is read from."""
 
 Labelled = tuple[str, str]
 """A document and its label."""

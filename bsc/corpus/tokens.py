@@ -1,126 +1,146 @@
-"""Text to contexts: documents are tokenised, packed one after another and cut, and each split gets documents of its own."""
+"""Text to contexts: documents are tokenised, packed one after another and cut, and each split gets documents of its own.
 
+A run that is killed goes on where it was. What it saves is what it holds between two batches of documents: where the source
+stands, and the few tokens that do not fill a context yet.
+"""
+
+import json
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
-from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from jaxtyping import Int32
 from transformers import PreTrainedTokenizerBase
 
-from bsc.corpus.documents import documents
-from bsc.corpus.store import ContextWriter, write_contexts
+from bsc.corpus.column import Document, Ids
+from bsc.corpus.dataset import NetworkFault
+from bsc.corpus.documents import Documents, documents, identity
+from bsc.corpus.packing import Packer
+from bsc.corpus.writer import TokenWriter
 from bsc.errors import UserError
-from bsc.io import MANIFEST, read_manifest, write_manifest
+from bsc.io import MANIFEST, read_manifest, sha256
 from bsc.models.load import load_tokenizer
 from bsc.progress import Progress
+from bsc.spec import fingerprint
 from bsc.stages import SplitSpec, TokensSpec
 
 SPLIT_ORDER = ("evaluation", "interpretation", "train")
 """The small splits come first, so that more training text changes nothing in them."""
 
-_BATCH_CHARACTERS = 1_000_000
-
-Ids = Int32[np.ndarray, " tokens"]
+_BATCH = 1_000_000
+"""Characters (or ids) at which a batch of documents ends."""
 
 
 def make_tokens(spec: TokensSpec, model: Path, output: Path) -> None:
     """Write `{split}.safetensors` with `tokens` and `documents`, int32 [contexts, context], and the manifest.
 
     A split holds exactly as many contexts as its spec says; no document is in two splits. With `separator`, that token
-    follows each document; with `bos`, every context begins with BOS, which counts as the next token's document.
-    Raises UserError when there is too little text, or the tokenizer has no such separator or no BOS.
+    follows each document; with `bos`, every context begins with BOS, which counts as the next token's document. A run that
+    was killed leaves its work under `output/.partial`; the same call goes on from there, and the files are bit for bit those of
+    an uninterrupted run.
+    Raises UserError when there is too little text, a tokenised set has ids that the model has not, the tokenizer has no such
+    separator or no BOS, or the network fails for long; in the last case what was made is kept.
     """
     manifest = read_manifest(model, verify=False)
-    tokenizer = load_tokenizer(model)
-    _check_vocabulary(tokenizer, manifest["vocabulary"], model)
-    bos = _bos(tokenizer) if spec.bos else None
+    encoder = Encoder(spec, model, manifest["vocabulary"])
     output.mkdir(parents=True, exist_ok=True)
     (output / MANIFEST).unlink(missing_ok=True)  # what it lists is about to be replaced
-    numbered = enumerate(token_stream(tokenizer, documents(spec), spec.separator))
+    splits = {split: spec.splits[split] for split in SPLIT_ORDER}
+    sizes = {split: (wanted.contexts, wanted.context) for split, wanted in splits.items()}
     facts: dict[str, Any] = {"bos": spec.bos, "separator": spec.separator, "corpus": spec.source, "model": manifest["source"]}
-    facts["splits"] = _fill({split: spec.splits[split] for split in SPLIT_ORDER}, numbered, bos, output)
-    write_manifest(output, [f"{split}.safetensors" for split in SPLIT_ORDER], facts)
+    if spec.ids_column is not None:
+        facts["ids_column"] = spec.ids_column
+    with TokenWriter(output, sizes, _identity(spec, model)) as writer:
+        packer = Packer(writer.splits, encoder.bos, writer.state and writer.state["packer"])
+        source = documents(spec, manifest["vocabulary"], writer.state and writer.state["position"])
+        _fill(writer, packer, encoder, source)
+        if not packer.full:
+            writer.discard()
+            raise _too_little(packer.split, packer.written, splits[packer.split])
+        for split, used in packer.documents.items():
+            facts.setdefault("splits", {})[split] = {"contexts": sizes[split][0], "context": sizes[split][1], "documents": used}
+        writer.finish(facts)
 
 
-def _fill(
-    splits: dict[str, SplitSpec], numbered: Iterator[tuple[int, Ids]], bos: int | None, output: Path
-) -> dict[str, dict[str, int]]:
-    """Write the splits' files, all of them or none; returns what the manifest says of each."""
-    counts = {}
-    total = sum(wanted.contexts * wanted.context for wanted in splits.values())
-    with ExitStack() as stack, Progress("tokens", total, "tokens") as progress:
-        for split, wanted in splits.items():
-            path = output / f"{split}.safetensors"
-            writer = stack.enter_context(write_contexts(path, wanted.contexts, wanted.context))
-            used = _Packer(writer, wanted.context, bos, progress).fill(numbered)
-            if not writer.full:
-                raise _too_little(split, writer.written, wanted)
-            counts[split] = {"contexts": wanted.contexts, "context": wanted.context, "documents": used}
-    return counts
+def _identity(spec: TokensSpec, model: Path) -> dict[str, Any]:
+    return {
+        "spec": json.loads(spec.json_text),
+        "corpus": identity(spec),
+        "model": sha256(model / MANIFEST),
+        "code": fingerprint(__name__),
+    }
 
 
-class _Packer:
-    """Cuts documents into contexts, for one split."""
-
-    def __init__(self, writer: ContextWriter, context: int, bos: int | None, progress: Progress) -> None:
-        self._writer, self._bos, self._progress = writer, bos, progress
-        self._body = context - (bos is not None)
-        self._tokens, self._documents = np.empty(0, np.int32), np.empty(0, np.int32)
-
-    def fill(self, numbered: Iterator[tuple[int, Ids]]) -> int:
-        """Take documents until the split is full or they end; returns how many it holds tokens of."""
-        used = 0
-        while not self._writer.full and (document := next(numbered, None)) is not None:
-            self._add(*document)
-            used += 1
-        return used
-
-    def _add(self, number: int, ids: Ids) -> None:
-        self._tokens = np.concatenate([self._tokens, ids])
-        self._documents = np.concatenate([self._documents, np.full_like(ids, number)])
-        count = min(len(self._tokens) // self._body, self._writer.contexts - self._writer.written)
-        if count:
-            self._write(count)
-
-    def _write(self, count: int) -> None:
-        end = count * self._body
-        tokens = self._tokens[:end].reshape(count, self._body)
-        numbers = self._documents[:end].reshape(count, self._body)
-        if self._bos is not None:
-            tokens = np.insert(tokens, 0, self._bos, axis=1)
-            numbers = np.insert(numbers, 0, numbers[:, 0], axis=1)
-        self._writer.append(tokens, numbers)
-        self._progress.advance(tokens.size)
-        self._tokens, self._documents = self._tokens[end:], self._documents[end:]
+def _fill(writer: TokenWriter, packer: Packer, encoder: "Encoder", source: Documents) -> None:
+    """Put documents into the splits until they are full or there are no more; saves what there is, at times and at the end."""
+    state = writer.state
+    total = sum(split.contexts * split.length for split in writer.splits.values())
+    with Progress("tokens", total, "tokens", done=packer.tokens) as progress:
+        try:
+            for batch in () if packer.full else batches(source):
+                done = packer.tokens
+                for ids in encoder(batch):
+                    packer.add(ids)
+                state = {"packer": packer.state(), "position": source.position}
+                progress.advance(packer.tokens - done)
+                if packer.full:
+                    break
+                if writer.due:
+                    writer.save(state)
+        except NetworkFault as error:
+            if state is not None:
+                writer.save(state)
+            kept = f"{packer.tokens:,} of {total:,} tokens are kept in {writer.partial}"
+            raise NetworkFault(error.what, where=error.where, fix=f"{kept}: {error.fix}, and it goes on from there") from error
+    if state is not None:
+        writer.save(state)
 
 
-def token_stream(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], separator: str | None) -> Iterator[Ids]:
-    """The ids of each document that has any, followed by the separator's.
+def batches(source: Iterable[Document]) -> Iterator[list[Document]]:
+    """Documents that are not empty, in batches. A batch ends with the document that fills it: none is read ahead."""
+    batch: list[Document] = []
+    size = 0
+    for document in source:
+        if len(document):
+            batch.append(document)
+            size += len(document)
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
-    Text that looks like a special token ("<|im_start|>" in a data set) is tokenised as text, and none is added.
+
+class Encoder:
+    """Makes ids of documents, and puts the separator's behind each. bos: the id that contexts begin with, or None.
+
+    Raises UserError as `make_tokens` does.
     """
-    ending = [] if separator is None else [_single_token(tokenizer, separator)]
-    for batch in _batches(texts):
+
+    def __init__(self, spec: TokensSpec, model: Path, vocabulary: int) -> None:
+        self._tokenised = spec.ids_column is not None
+        self.bos: int | None = None
+        self._ending = np.empty(0, np.int32)
+        if not self._tokenised or spec.bos or spec.separator is not None:
+            self._tokenizer = load_tokenizer(model)
+            _check_vocabulary(self._tokenizer, vocabulary, model)
+            self.bos = _bos(self._tokenizer) if spec.bos else None
+            if spec.separator is not None:
+                self._ending = np.array([_single_token(self._tokenizer, spec.separator)], np.int32)
+
+    def __call__(self, batch: list[Document]) -> Iterator[Ids]:
+        """The ids of each document that has any, followed by the separator's.
+
+        Text that looks like a special token ("<|im_start|>" in a data set) is tokenised as text, and none is added.
+        """
+        for ids in batch if self._tokenised else self._ids(cast("list[str]", batch)):
+            if len(ids):
+                yield np.concatenate([np.asarray(ids, np.int32), self._ending])
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
         options = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False}
-        for ids in tokenizer(batch, **options, verbose=False)["input_ids"]:
-            if ids:
-                yield np.array(ids + ending, dtype=np.int32)
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    characters = 0
-    for text in chain(texts, [None]):
-        if text is None or (batch and characters + len(text) > _BATCH_CHARACTERS):
-            if batch:
-                yield batch
-            batch, characters = [], 0
-        if text:
-            batch.append(text)
-            characters += len(text)
+        made: list[list[int]] = self._tokenizer(texts, **options, verbose=False)["input_ids"]
+        return made
 
 
 def _single_token(tokenizer: PreTrainedTokenizerBase, separator: str) -> int:

@@ -8,7 +8,7 @@ from typing import cast
 
 from bsc.activations.disk import BFLOAT16, FLOAT32, INT32, INT64, STREAMED_SPLIT, VOCABULARY, is_streamed, stored_splits
 from bsc.config import Config, Model
-from bsc.estimate.machines import ANSWERED, EXPLAINED, READ, SORTED, START, START_WITH_TORCH, TOKENISED, Machine, Phase
+from bsc.estimate.machines import ANSWERED, EXPLAINED, PACKED, READ, SORTED, START, START_WITH_TORCH, TOKENISED, Machine, Phase
 from bsc.estimate.work import decode, encode, forward, held_memory, model_parameters, parameters, step, step_memory
 from bsc.figures.registry import FIGURES
 from bsc.paths import CoderId, layer
@@ -138,7 +138,8 @@ class Jobs:
             size = FLOAT32 * model_parameters(model)
             yield self._job("model", size / READ, size)
             tokens = sum(split.tokens for _, split in self.config.corpus.splits)
-            yield self._job("tokens", tokens / TOKENISED + tokens * 2 * INT32 / READ, 0)
+            rate = TOKENISED if self.config.corpus.ids_column is None else PACKED
+            yield self._job("tokens", tokens / rate + tokens * 2 * INT32 / READ, 0)
             yield self._job("baseline", self._evaluated(model), 0, self._model_memory(model))
 
     def _embedded(self) -> Iterator[Job]:

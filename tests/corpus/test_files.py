@@ -1,18 +1,24 @@
 """Documents of local files and data sets, and what is said of those that cannot be read."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from bsc.corpus.column import Column, Document
 from bsc.corpus.documents import documents
-from bsc.corpus.files import file_documents
+from bsc.corpus.files import FileDocuments
 from bsc.errors import UserError
 from bsc.stages import TokensSpec
 
 TEXTS = ["first\nof two lines", "", "ümlaut"]
+VOCABULARY = 50
+
+
+def file_documents(patterns: list[str], text_column: str) -> Iterator[Document]:
+    return iter(FileDocuments(patterns, Column(text_column)))
 
 
 @pytest.fixture(autouse=True)
@@ -94,8 +100,8 @@ def hub_spec(tmp_path: Path, make_spec: Callable[..., TokensSpec]) -> Callable[.
 
 @pytest.mark.parametrize("streaming", [True, False])
 def test_a_data_set_gives_the_split_that_is_asked_for(hub_spec: Callable[..., TokensSpec], streaming: bool) -> None:
-    assert list(documents(hub_spec(streaming=streaming))) == TEXTS
-    assert list(documents(hub_spec(streaming=streaming, hub_split="test"))) == ["held out"]
+    assert list(documents(hub_spec(streaming=streaming), VOCABULARY)) == TEXTS
+    assert list(documents(hub_spec(streaming=streaming, hub_split="test"), VOCABULARY)) == ["held out"]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +111,7 @@ def test_a_data_set_gives_the_split_that_is_asked_for(hub_spec: Callable[..., To
 )
 def test_what_a_data_set_lacks_is_a_clear_error(hub_spec: Callable[..., TokensSpec], changes: dict[str, str]) -> None:
     with pytest.raises(UserError, match=r"data set .*: it cannot be read .*\n.*subset, split and revision"):
-        list(documents(hub_spec(**changes)))
+        list(documents(hub_spec(**changes), VOCABULARY))
 
 
 def test_a_hub_that_is_out_of_reach_is_a_clear_error(
@@ -114,4 +120,4 @@ def test_a_hub_that_is_out_of_reach_is_a_clear_error(
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"data set someone/text: it cannot be read .*\n.*HF_HUB_OFFLINE"):
-        list(documents(hub_spec(dataset="someone/text")))
+        list(documents(hub_spec(dataset="someone/text"), VOCABULARY))

@@ -1,5 +1,7 @@
 """Contexts on disk are a safetensors file like any other, read the same by torch and by numpy."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,19 +11,19 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from bsc.corpus import store
-from bsc.corpus.store import read_tokens, read_tokens_numpy, write_contexts
+from bsc.corpus.store import read_tokens, read_tokens_numpy
+from bsc.corpus.writer import PARTIAL, TokenWriter
 from bsc.errors import CorruptFile, UserError
-from bsc.io import write_manifest
 
 
 def write_split(folder: Path, tokens: np.ndarray, documents: np.ndarray, cuts: list[int]) -> Path:
-    path = folder / "train.safetensors"
-    with write_contexts(path, *tokens.shape) as writer:
+    with TokenWriter(folder, {"train": tokens.shape}, {}) as writer:
         for first, last in zip([0, *cuts], [*cuts, len(tokens)], strict=True):
-            writer.append(tokens[first:last], documents[first:last])
-        assert writer.full
-    write_manifest(folder, [path.name], {})
-    return path
+            writer.splits["train"].append(tokens[first:last], documents[first:last])
+        assert writer.splits["train"].full
+        writer.save({})
+        writer.finish({})
+    return folder / "train.safetensors"
 
 
 @given(st.integers(1, 40), st.integers(1, 33), st.data())
@@ -47,15 +49,61 @@ def test_numpy_reads_through_a_map_that_cannot_be_written(tmp_path: Path) -> Non
         found[0, 0] = 2
 
 
-def test_a_writer_that_is_killed_leaves_no_file(tmp_path: Path) -> None:
-    def killed() -> None:
-        with write_contexts(tmp_path / "train.safetensors", 9, 8) as writer:
-            writer.append(np.ones((4, 8), np.int32), np.ones((4, 8), np.int32))
-            raise KeyboardInterrupt
+SIZES = {"evaluation": (2, 8), "train": (9, 8)}
 
-    with pytest.raises(KeyboardInterrupt):
-        killed()
-    assert list(tmp_path.iterdir()) == []
+
+def interrupted(folder: Path, identity: dict[str, int]) -> None:
+    """A run that saves five contexts, writes a sixth and is killed."""
+    with TokenWriter(folder, SIZES, identity) as writer:
+        writer.splits["train"].append(np.ones((5, 8), np.int32), np.full((5, 8), 2, np.int32))
+        writer.save({"next": 5})
+        writer.splits["train"].append(np.full((1, 8), 7, np.int32), np.full((1, 8), 7, np.int32))
+
+
+def test_a_run_that_is_killed_leaves_no_file_and_goes_on_from_what_it_saved(tmp_path: Path) -> None:
+    interrupted(tmp_path, {"spec": 1})
+    assert [path.name for path in tmp_path.iterdir()] == [PARTIAL]
+    with TokenWriter(tmp_path, SIZES, {"spec": 1}) as writer:
+        assert writer.state == {"next": 5}
+        assert {split: part.written for split, part in writer.splits.items()} == {"evaluation": 0, "train": 5}
+        writer.splits["evaluation"].append(*np.full((2, 2, 8), 3, np.int32))
+        writer.splits["train"].append(*np.full((2, 4, 8), 4, np.int32))
+        writer.save({"next": 9})
+        writer.finish({})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluation.safetensors", "manifest.json", "train.safetensors"]
+    found = read_tokens_numpy(tmp_path, "train")
+    np.testing.assert_array_equal(found.tokens[:, 0], [1] * 5 + [4] * 4)
+    np.testing.assert_array_equal(found.documents[:, 0], [2] * 5 + [4] * 4)
+
+
+def test_what_another_run_left_or_is_not_whole_is_thrown_away(tmp_path: Path) -> None:
+    for number, spoil in enumerate(
+        (
+            lambda folder: None,
+            lambda folder: (folder / PARTIAL / "train.safetensors").unlink(),
+            lambda folder: os.truncate(folder / PARTIAL / "train.safetensors", 99),
+            lambda folder: (folder / PARTIAL / "progress.json").write_text("{"),
+        )
+    ):
+        folder = tmp_path / str(number)
+        interrupted(folder, {"spec": 1})
+        spoil(folder)
+        with TokenWriter(folder, SIZES, {"spec": 1 if number else 2}) as writer:
+            assert writer.state is None
+            assert not any(part.written for part in writer.splits.values())
+
+
+def test_a_full_disk_says_so_and_keeps_what_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    interrupted(tmp_path, {})
+    with TokenWriter(tmp_path, SIZES, {}) as writer, monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(UserError, match="disk is full"):
+            writer.splits["train"].append(*np.full((2, 1, 8), 4, np.int32))
+    with TokenWriter(tmp_path, SIZES, {}) as writer:
+        assert writer.state == {"next": 5}
 
 
 @pytest.mark.parametrize("hashed_up_to", [0, 1 << 30])

@@ -12,14 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bsc.corpus import tokens as module
+from bsc.corpus.documents import Counted
 from bsc.corpus.store import read_tokens_numpy
-from bsc.corpus.tokens import SPLIT_ORDER, make_tokens, token_stream
+from bsc.corpus.tokens import SPLIT_ORDER, Encoder, batches, make_tokens
 from bsc.errors import UserError
 from bsc.io import read_manifest
 from bsc.models.load import load_tokenizer
 from bsc.stages import TokensSpec
 
-BOS, END, FIRST_BYTE = 1, 0, 2
+BOS, END, FIRST_BYTE, VOCABULARY = 1, 0, 2, 258
 MakeSpec = Callable[..., TokensSpec]
 
 
@@ -85,7 +86,7 @@ def test_packing_is_that_of_a_token_by_token_reference(
     ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
     expected = reference(ids, splits, bos=bos, separator=separator)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "documents", lambda _: iter(texts))
+        patch.setattr(module, "documents", lambda *_: Counted(texts))
         if expected is None:
             with pytest.raises(UserError, match="the text ended"):
                 make_tokens(spec, model, folder)
@@ -122,19 +123,29 @@ def test_more_training_text_changes_nothing_in_the_other_splits(model: Path, mak
         assert (tmp_path / "a" / f"{split}.safetensors").read_bytes() == (tmp_path / "b" / f"{split}.safetensors").read_bytes()
 
 
-def test_text_is_never_parsed_into_special_tokens(model: Path) -> None:
-    tokenizer = load_tokenizer(model)
+def test_text_is_never_parsed_into_special_tokens(model: Path, make_spec: MakeSpec) -> None:
     text = "a<|im_start|>b<|endoftext|>"
-    (ids,) = token_stream(tokenizer, [text], None)
+    (ids,) = Encoder(make_spec(separator=None), model, VOCABULARY)([text])
     assert len(ids) == len(text)
     assert ids.min() >= FIRST_BYTE
-    assert tokenizer.decode(ids.tolist()) == text
+    assert load_tokenizer(model).decode(ids.tolist()) == text
 
 
-def test_the_separator_follows_every_document(model: Path) -> None:
-    found = list(token_stream(load_tokenizer(model), ["ab", "", "c" * 3_000_000, "d"], "<|endoftext|>"))
+def test_the_separator_follows_every_document(model: Path, make_spec: MakeSpec) -> None:
+    encoder = Encoder(make_spec(), model, VOCABULARY)
+    found = [ids for batch in batches(["ab", "", "c" * 3_000_000, "d"]) for ids in encoder(batch)]
     assert [len(ids) for ids in found] == [3, 3_000_001, 2]
     assert all(ids[-1] == END and ids[:-1].min() >= FIRST_BYTE for ids in found)
+
+
+def test_a_batch_ends_with_the_document_that_fills_it_and_none_is_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BATCH", 4)
+    source = Counted(["a", "", "bcd", "", "efghi", "j", ""])
+    assert [(batch, source.position["documents"]) for batch in batches(source)] == [
+        (["a", "bcd"], 3),
+        (["efghi"], 5),
+        (["j"], 7),
+    ]
 
 
 @pytest.mark.parametrize("separator", ["<|nothing|>", "ab", ""])
@@ -172,10 +183,11 @@ STREAM = """
 import resource, sys
 from pathlib import Path
 from bsc.corpus import tokens
+from bsc.corpus.documents import Counted
 from bsc.stages import TokensSpec
 
 spec, model, output = TokensSpec.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
-tokens.documents = lambda _: ("some words " * 3_000 for _ in iter(int, 1))
+tokens.documents = lambda *_: Counted("some words " * 3_000 for _ in iter(int, 1))
 tokens.make_tokens(spec, model, output)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
