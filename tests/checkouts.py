@@ -34,9 +34,8 @@ class Checkout:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment that puts this folder's package, and the commands beside this Python, first."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        return {**os.environ, "PATH": path, "PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        """The environment that puts this folder's package first."""
+        return {**os.environ, "PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
 
     def run(self, *arguments: str) -> str:
         """Run Snakemake and return what it printed; fail with it when it fails."""

@@ -1,8 +1,11 @@
 """The DAG: built fast, without torch, refused when the config is at fault."""
 
+import os
 import re
 import resource
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from checkouts import Checkout
@@ -38,6 +41,17 @@ def test_planning_imports_no_torch(fresh: Callable[[], Checkout]) -> None:
     made = fresh()
     (made.folder / "torch.py").write_text("raise ImportError('the DAG must not import torch')")
     assert made.snakemake("--dry-run", "--quiet").returncode == 0
+
+
+def test_jobs_find_the_python_of_snakemake_without_an_activated_environment(
+    fresh: Callable[[], Checkout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout = fresh()
+    rule = "rule which:\n    output: 'which'\n    shell: 'command -v python > {output}'\n\n\n"
+    checkout.edit("Snakefile", "rule all:", f"{rule}rule all:")
+    monkeypatch.setenv("PATH", os.defpath)
+    checkout.run("which")
+    assert Path((checkout.folder / "which").read_text().strip()).parent == Path(sys.executable).parent
 
 
 @pytest.mark.parametrize(
