@@ -19,7 +19,7 @@ from bsc.paths import CoderId
 from bsc.stages import Plan
 
 # `.venv/bin/snakemake` works without an activated environment: its own Python is the first that jobs find.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+os.environ |= {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])}
 
 # A DAG of thousands of jobs stays to the end: to look for garbage in it, over and over, took a seventh of planning.
 gc.disable()
