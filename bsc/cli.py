@@ -27,6 +27,13 @@ def folder(text: str) -> Path:
     return path.parent if path.suffix in (".json", ".parquet", ".safetensors") else path
 
 
+def parallel(text: str) -> str:
+    """What the ranks of a training job share."""
+    if text not in ("coders", "batches"):
+        raise argparse.ArgumentTypeError(f"`{text}` is neither coders nor batches")
+    return text
+
+
 @dataclass(frozen=True)
 class Stage:
     """A stage as a command. code: `module:function`; spec: its model in `bsc.stages`; inputs: its flags, with their help.
@@ -93,7 +100,11 @@ STAGES: dict[str, Stage] = {
         "train several coders on the same batches, to the state from which `bsc train` writes each",
         "bsc.training.cohort:train_cohort",
         "CohortSpec",
-        (_MADE_OR_STORED, Input("coders", "folder that the members' folders are in")),
+        (
+            _MADE_OR_STORED,
+            Input("coders", "folder that the members' folders are in"),
+            Input("parallel", "what ranks of torchrun share: coders (each its own) or batches", optional=True, kind=parallel),
+        ),
         "list of the members to write (JSON)",
         checkpoints=True,
     ),
@@ -407,6 +418,8 @@ def _logged(path: Path | None) -> Iterator[None]:
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    if (rank := int(os.environ.get("RANK", 0))) > 0:
+        path = path.with_suffix(f".{rank}{path.suffix}")  # torchrun started several processes with this command
     with path.open("w", encoding="utf-8", buffering=1) as file, redirect_stderr(_Tee(sys.stderr, file)):
         try:
             yield

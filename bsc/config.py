@@ -446,6 +446,8 @@ class Config(_Strict):
     answers: str | None = None
     disk_gb: Rate = 50.0
     cohort: Annotated[int, Field(ge=1, le=100)] = 1
+    gpus: Annotated[int, Field(ge=1, le=16)] = 1
+    parallel: Literal["coders", "batches"] = "coders"
     models: Annotated[dict[str, Model], Field(min_length=1)]
     corpus: Corpus
     activations: Activations = Activations()
@@ -487,6 +489,11 @@ class Config(_Strict):
     def _settings(cls, raw: dict[str, Any]) -> dict[str, Any]:
         _check_binarisers(raw)
         return raw
+
+    @property
+    def in_cohorts(self) -> bool:
+        """Whether jobs of the rule `cohort` train: several coders, or one on several GPUs."""
+        return self.cohort > 1 or self.gpus > 1
 
     def settings(self, binariser: str) -> dict[str, Any]:
         """The options of a binariser with their defaults, its `learning_rate` and, where it has them, `frequency`, `finetune`.
@@ -629,6 +636,13 @@ def _lacking(config: Config, coder: CoderId, grid: set[CoderId]) -> str | None:
     return None
 
 
+def _faults_of_gpus(config: Config) -> Iterator[Fault]:
+    if config.parallel == "coders" and config.cohort < config.gpus:
+        yield ("gpus",), f"a job of {config.cohort} coders (`cohort`) has none for some of {config.gpus} GPUs: raise `cohort`"
+    if config.parallel == "batches" and config.training.batch_tokens % config.gpus:
+        yield ("gpus",), f"a batch of {config.training.batch_tokens} tokens has no {config.gpus} equal parts"
+
+
 def _faults_of_amounts(config: Config) -> Iterator[Fault]:
     """Faults in how many tokens there are and how many are asked for."""
     training, splits, interpretation = config.training, config.corpus.splits, config.corpus.splits.interpretation
@@ -638,6 +652,7 @@ def _faults_of_amounts(config: Config) -> Iterator[Fault]:
             ("corpus", "splits", "train"),
             f"{usable} usable tokens are fewer than one batch of {training.batch_tokens} (`training.batch_tokens`)",
         )
+    yield from _faults_of_gpus(config)
     steps = training.tokens // training.batch_tokens
     if steps <= training.warmup_steps:
         yield (
@@ -651,9 +666,9 @@ def _faults_of_amounts(config: Config) -> Iterator[Fault]:
                 ("tune", "tokens"),
                 f"a trial has {steps} steps in all (`tokens` / `training.batch_tokens`), no more than the warm-up",
             )
-        if config.cohort > 1:
+        if config.in_cohorts:
             yield (
-                ("cohort",),
+                ("cohort",) if config.cohort > 1 else ("gpus",),
                 "coders of a cohort have rates of their own: sweep first, then give the binarisers the rates chosen",
             )
     held = splits.evaluation.contexts

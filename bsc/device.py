@@ -1,5 +1,6 @@
 """Which device a stage computes on, and in which precision its products are fast there."""
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -9,10 +10,12 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 def device() -> "torch.device":
-    """The GPU if this process sees one, else the CPU."""
+    """The GPU if this process sees one, else the CPU. Of several GPUs, its own among the processes that torchrun started."""
     import torch
 
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
 def keep_freed_memory() -> None:

@@ -13,9 +13,9 @@ from bsc.activations.disk import is_streamed, stored_splits
 from bsc.cli import main
 from bsc.coders.binarisers.registry import REGISTRY
 from bsc.config import Config, load
-from bsc.estimate.jobs import WINDOW_BYTES, Jobs
+from bsc.estimate.jobs import WINDOW_BYTES, Jobs, Row
 from bsc.estimate.machines import MACHINES, Machine, Phase
-from bsc.estimate.work import encode, forward, parameters, step
+from bsc.estimate.work import encode, forward, held_memory, parameters, step
 from bsc.figures.registry import FIGURES
 from bsc.stages import CoderSpec, Plan
 
@@ -181,6 +181,22 @@ def test_jobs_where_activations_are_streamed_and_coders_trained_together(mode: s
 
 def hours_of_training(config: Config) -> float:
     return sum(row.seconds for row in Jobs(config, GPU).rows() if row.rule in ("cohort", "train")) / 3600
+
+
+def test_several_gpus_divide_the_forward_passes_and_the_coders_or_the_batches(tmp_path: Path) -> None:
+    def cohort(**changes: Any) -> Row:
+        (row,) = (row for row in Jobs(changed(tmp_path, "paper", cohort=36, **changes), GPU).rows() if row.rule == "cohort")
+        return row
+
+    jobs = Jobs(changed(tmp_path, "paper", cohort=36), GPU)
+    one, coders, batches = cohort(), cohort(gpus=4), cohort(gpus=4, parallel="batches")
+    assert coders.longest == pytest.approx(one.longest / 4, rel=0.15), "36 coders of unequal cost over 4 GPUs"
+    assert batches.longest == pytest.approx(one.longest / 4, rel=0.01)
+    held = sum(map(held_memory, map(jobs.spec, next(iter(jobs.plan.cohorts.values())))))
+    assert one.device - coders.device == pytest.approx(held * 3 / 4, rel=0.1), "weights, gradients and optimisers are divided"
+    assert held < batches.device < coders.device + held, "or what a step takes"
+    for row in (coders, batches):
+        assert row.seconds == pytest.approx(4 * row.jobs * row.longest, rel=0.01), "hours of GPUs, not of jobs"
 
 
 def test_a_cohort_runs_the_model_once(tmp_path: Path) -> None:

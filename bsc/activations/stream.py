@@ -1,7 +1,8 @@
 """Activations made when they are asked for: the language model runs in the training job, and nothing is stored.
 
 The result looks like a store. Its shards are computed as `bsc activations` computes them (the same contexts, in the same
-batches, in the same precision), so they hold the same bits, and a coder cannot tell. The last shards stay in memory, as bf16,
+batches, in the same precision), so they hold the same bits, and a coder cannot tell; several ranks compute a shard together, a
+batch each in turn. The last shards stay in memory, as bf16,
 as many as training shuffles together; that buffer is a function of the seed and the step, so no checkpoint has to hold it.
 """
 
@@ -22,6 +23,7 @@ from bsc.errors import UserError
 from bsc.models.hooks import capture
 from bsc.models.load import load_model
 from bsc.paths import layer
+from bsc.ranks import ALONE, Ranks
 from bsc.stages import RecipeSpec
 
 Pair = tuple[BFloat16[Tensor, "rows d"], BFloat16[Tensor, "rows d"]]
@@ -50,8 +52,10 @@ class Forward:
     between: called between two forward passes, so that whoever waits for a shard can say stop (by raising).
     """
 
-    def __init__(self, spec: RecipeSpec, model: Path, tokens: Path, kept_rows: int, between: Callable[[], None]) -> None:
-        self._spec, self._kept_rows, self._between = spec, kept_rows, between
+    def __init__(
+        self, spec: RecipeSpec, model: Path, tokens: Path, kept_rows: int, between: Callable[[], None], ranks: Ranks = ALONE
+    ) -> None:
+        self._spec, self._kept_rows, self._between, self._ranks = spec, kept_rows, between, ranks
         self._contexts: Int32[Tensor, "contexts length"] = read_tokens(tokens, spec.split).tokens
         if len(self._contexts) < spec.contexts:
             raise UserError(
@@ -80,32 +84,41 @@ class Forward:
     def _compute(self, first: int, count: int) -> Pair:
         contexts = self._contexts[first : first + count]
         pair = (self._empty(contexts.numel()), self._empty(contexts.numel()))
-        row = 0
+        pieces = range(0, count, self._spec.batch_contexts)
         with capture(self._model, [self._spec.hookpoint]) as captured:
-            for start in range(0, count, self._spec.batch_contexts):
+            for piece, start in enumerate(pieces):
+                if not self._ranks.makes(piece):
+                    continue
                 self._between()
                 batch = contexts[start : start + self._spec.batch_contexts].long().to(device())
                 self._model(input_ids=batch, use_cache=False)
                 for kept, made in zip(pair, captured[self._spec.hookpoint], strict=True):
-                    kept[row : row + batch.numel()] = made.flatten(0, 1).to(torch.bfloat16)
-                row += batch.numel()
+                    self._rows_of(kept, start).copy_(made.flatten(0, 1))
+        for piece, start in enumerate(pieces):
+            for kept in pair:
+                self._ranks.hand_round(piece, self._rows_of(kept, start))
         return pair
+
+    def _rows_of(self, shard: BFloat16[Tensor, "rows d"], start: int) -> BFloat16[Tensor, "some d"]:
+        """Those of the batch of contexts that begins with number `start` of the shard."""
+        return shard[start * self.context : (start + self._spec.batch_contexts) * self.context]
 
     def _empty(self, rows: int) -> BFloat16[Tensor, "rows d"]:
         return torch.empty(rows, self.width, dtype=torch.bfloat16)
 
 
-def open_activations(index: Path, *, kept_bytes: int, between: Callable[[], None]) -> ActivationStore:
+def open_activations(index: Path, *, kept_bytes: int, between: Callable[[], None], ranks: Ranks = ALONE) -> ActivationStore:
     """The store that an index stands for: of files where it lists shards, computed where it is a recipe.
 
-    kept_bytes: of the buffer of computed shards. Raises as `ActivationStore.open` does, and where model or tokens do not fit.
+    kept_bytes: of the buffer of computed shards. ranks: that compute them together. Raises as `ActivationStore.open` does, and
+    where model or tokens do not fit.
     """
     recipe = read_recipe(index)
     if recipe is None:
         return ActivationStore.open(index)
     spec, folders = recipe
     width = spec.width
-    source = Forward(spec, folders["model"], folders["tokens"], kept_bytes // (2 * 2 * width), between)
+    source = Forward(spec, folders["model"], folders["tokens"], kept_bytes // (2 * 2 * width), between, ranks)
     rows, context = spec.contexts * source.context, source.context
     held = spec.shard_contexts * context
     shards = tuple(ComputedShard(index, first, min(held, rows - first), source=source) for first in range(0, rows, held))

@@ -12,6 +12,7 @@ from bsc.estimate.machines import ANSWERED, EXPLAINED, PACKED, READ, SORTED, STA
 from bsc.estimate.work import decode, encode, forward, held_memory, model_parameters, parameters, step, step_memory
 from bsc.figures.registry import FIGURES
 from bsc.paths import CoderId, layer
+from bsc.shares import shares
 from bsc.stages import EMBEDDING, AblationSpec, CoderSpec, Plan
 
 PROGRAM = 600_000_000
@@ -77,7 +78,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Row:
-    """A rule: how many jobs, seconds of all and of the longest, bytes of the largest."""
+    """A rule: how many jobs, seconds of all (of each of their GPUs) and of the longest, bytes of the largest."""
 
     rule: str
     gpu: bool
@@ -93,7 +94,7 @@ class Jobs:
 
     def __init__(self, config: Config, machine: Machine) -> None:
         self.config, self.machine, self.plan = config, machine, Plan(config)
-        self.streamed, self.in_cohorts = is_streamed(config), config.cohort > 1
+        self.streamed, self.in_cohorts = is_streamed(config), config.in_cohorts
         self._models = sorted({coder.model for coder in config.coder_ids})
         self._hookpoints = sorted({(coder.model, coder.hookpoint) for coder in config.coder_ids})
 
@@ -124,7 +125,8 @@ class Jobs:
         jobs = [job for job in self.all if job.rule == rule]
         seconds = [job.seconds for job in jobs]
         memory, device = max(job.memory for job in jobs), max(job.device for job in jobs)
-        return Row(rule, self.machine.gpu and rule in ON_GPU, len(jobs), sum(seconds), max(seconds), memory, device)
+        busy = sum(seconds) * (self.config.gpus if rule == "cohort" else 1)
+        return Row(rule, self.machine.gpu and rule in ON_GPU, len(jobs), busy, max(seconds), memory, device)
 
     def _job(self, rule: str, seconds: float, memory: int, device: int = 0) -> Job:
         """A job; without a GPU, what it would have there is in the node's memory."""
@@ -247,23 +249,28 @@ class Jobs:
         """Steps of coders that read the same batches, and beside them their activations.
 
         Stored, every shard is checked first, and then read, unless the store stays in memory. Streamed, the model runs in turn
-        with the steps.
+        with the steps. On several GPUs the forward passes are divided, and the coders or the batches.
         """
-        one = coders[0]
+        one, ranks = coders[0], self.config.gpus if rule == "cohort" else 1
+        parts = ranks if self.config.parallel == "batches" else 1
+        dealt = [specs] if parts > 1 else list(filter(None, shares(specs, ranks)))
         sides = 1 if all(spec.architecture == "sae" for spec in specs) else 2
         row = BFLOAT16 * specs[0].width
         rows = min(self.plan.rows("train"), max(self.config.activations.shard_tokens, WINDOW_BYTES // (2 * row)))
         steps = specs[0].tokens // specs[0].batch_tokens
         drawn = rows if rows == self.plan.rows("train") else steps * specs[0].batch_tokens
-        computed = steps * self.machine.seconds(*(phase for spec in specs for phase in step(spec, gpu=self.machine.gpu)))
+        stepped = (
+            self.machine.seconds(*(phase for spec in share for phase in step(spec, gpu=self.machine.gpu))) for share in dealt
+        )
+        computed = steps * max(stepped) / parts
         order = 5 * INT64 * rows  # two shuffled windows are kept, and making one takes three more
-        device = sum(map(held_memory, specs)) + max(map(step_memory, specs))
+        device = max(sum(map(held_memory, share)) + max(map(step_memory, share)) // parts for share in dealt)
         if self.streamed:
             made, model = self._forward(one, drawn)
-            return self._job(rule, computed + made, rows * 2 * row + order, device + model)
+            return self._job(rule, computed + made / ranks, ranks * (rows * 2 * row + order), device + model)
         read = 0 if rows == self.plan.rows("train") else drawn * sides * row
         checked = self._store_bytes(one.model, "train")
-        return self._job(rule, checked / READ + max(computed, read / READ), rows * sides * row + order, device)
+        return self._job(rule, checked / READ + max(computed, read / READ), rows * sides * row + ranks * order, device)
 
     def _forward(self, coder: CoderId, tokens: int) -> tuple[float, int]:
         """Seconds that the model takes up to a coder's hookpoint, and its bytes."""

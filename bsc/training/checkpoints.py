@@ -54,7 +54,7 @@ class Checkpoints:
             except (UserError, KeyError, AttributeError) as error:
                 reason = getattr(error, "what", "not a checkpoint's JSON")
             print(f"{self._facts(step)}: checkpoint ignored: {reason}", file=sys.stderr, flush=True)
-            self._facts(step).unlink()
+            self._facts(step).unlink(missing_ok=True)  # another rank may have been quicker
             self._weights(step).unlink(missing_ok=True)
         return None
 
@@ -66,7 +66,7 @@ class Checkpoints:
         """Drop what a killed job left half written: temporary files, and tensors whose JSON never came."""
         for path in [*self.folder.glob(".*.part"), *self.folder.glob("step-*.safetensors")]:
             if path.suffix == ".part" or not path.with_suffix(".json").exists():
-                path.unlink()
+                path.unlink(missing_ok=True)
 
     def _steps(self) -> list[int]:
         names = (_NAME.fullmatch(path.name) for path in self.folder.glob("step-*.json"))

@@ -10,28 +10,45 @@ from pathlib import Path
 
 from bsc.errors import UserError
 from bsc.io import MANIFEST, read_manifest, write_json
+from bsc.ranks import Parallel, joined
 from bsc.stages import CohortSpec
 from bsc.training.loop import Task, run
 
 
-def train_cohort(spec: CohortSpec, index: Path, coders: Path, output: Path, *, checkpoint_seconds: float = 300.0) -> None:
+def train_cohort(
+    spec: CohortSpec,
+    index: Path,
+    coders: Path,
+    output: Path,
+    *,
+    parallel: Parallel | None = None,
+    checkpoint_seconds: float = 300.0,
+) -> None:
     """Bring every member of a cohort to the end of its training, and then write `output`, a list of them.
 
     coders: the folder that the members' folders are relative to. A member whose manifest has its digest, and whose files are
     whole, is finished. Members with a checkpoint go on from it, together or one by one; so a cohort that was stopped goes on.
+    parallel: what the ranks of the job share, if torchrun started several; see `bsc.ranks`.
 
     Raises as `bsc.training.loop.run` does. UserError when a member diverges: the others are trained to their end first, and
     keep that.
     """
     waiting = [member for member in spec.members if not _is_finished(coders / member.folder, member.digest)]
-    print(f"{len(waiting)} of {len(spec.members)} coders are to be trained", file=sys.stderr, flush=True)
-    if waiting:
-        trained = run([Task(member.spec, coders / member.folder) for member in waiting], index, checkpoint_seconds)
-        for one in trained:
-            one.save()
-        if errors := [one.error for one in trained if one.error]:
-            raise errors[0]
-    write_json(output, [{"folder": member.folder, "digest": member.digest} for member in spec.members])
+    with joined(parallel or "coders") as ranks:
+        if ranks.rank == 0:
+            print(f"{len(waiting)} of {len(spec.members)} coders are to be trained", file=sys.stderr, flush=True)
+        if waiting:
+            trained = run([Task(member.spec, coders / member.folder) for member in waiting], index, checkpoint_seconds, ranks)
+            for one in trained:
+                one.save()
+            errors = [one.error for one in trained if one.error]
+            (failed,) = ranks.any(bool(errors))
+            if errors:
+                raise errors[0]
+            if failed:
+                raise UserError("a coder of another rank has diverged", where=str(coders), fix="see what that rank says of it")
+        if ranks.rank == 0:
+            write_json(output, [{"folder": member.folder, "digest": member.digest} for member in spec.members])
 
 
 def _is_finished(folder: Path, digest: str) -> bool:

@@ -10,14 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bsc.coders.code import Code
+from bsc.ranks import ALONE, Ranks
 from bsc.stages import FrequencySpec
 
 
 class Frequencies:
     """The running firing rates of a coder in training; they start at 0."""
 
-    def __init__(self, spec: FrequencySpec, latents: int, device: torch.device) -> None:
-        self.spec = spec
+    def __init__(self, spec: FrequencySpec, latents: int, device: torch.device, ranks: Ranks = ALONE) -> None:
+        self.spec, self._ranks = spec, ranks
         self.rates: Float[Tensor, " latents"] = torch.zeros(latents, device=device)
 
     def update(self, code: Code, seen: int) -> None:
@@ -27,7 +28,8 @@ class Frequencies:
             counts = fires.sum(0)
         else:
             counts = torch.zeros_like(self.rates).scatter_add_(0, code.indices.flatten(), fires.flatten())
-        tokens = len(fires)
+        self._ranks.sum_(counts)
+        tokens = len(fires) * self._ranks.replicas
         self.rates.lerp_(counts / tokens, tokens / max(min(seen + tokens, self.spec.memory_tokens), tokens))
 
     def penalty(self, code: Code) -> Float[Tensor, ""]:

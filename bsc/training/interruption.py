@@ -21,10 +21,12 @@ class Stopped(Exception):
 class Interruption:
     """While it is entered, the first of SIGNALS that comes is kept in `received`; the same one again acts as it did before.
 
-    In a thread other than the main one it does nothing: Python lets only that one handle signals.
+    In a thread other than the main one it does nothing: Python lets only that one handle signals. once: no signal after the
+    first does anything, for a rank that is told by the scheduler and by torchrun too, and waits for the others meanwhile.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, once: bool = False) -> None:
+        self._once = once
         self.received: signal.Signals | None = None
         self._previous: dict[signal.Signals, Handler] = {}
 
@@ -44,7 +46,8 @@ class Interruption:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
-        self._restore(self.received)
+        if not self._once:
+            self._restore(self.received)
 
     def _restore(self, number: signal.Signals) -> None:
         if number in self._previous:

@@ -2,6 +2,7 @@
 
 Each coder has weights, optimiser, noise, log and checkpoints of its own, so it comes out bit for bit as it would alone, and
 may be resumed alone or in other company. Of coders whose checkpoints are of different steps, the earlier catch up first.
+The ranks of a job go through the same steps, each with its own coders, or with its part of each batch.
 """
 
 import sys
@@ -19,6 +20,7 @@ from bsc.device import device
 from bsc.errors import UserError
 from bsc.io import read_json
 from bsc.progress import Progress, job_label
+from bsc.ranks import ALONE, Ranks
 from bsc.spec import digest, fingerprint
 from bsc.stages import CoderSpec
 from bsc.training.batches import WINDOW_BYTES, Batch, Batches, prefetched
@@ -50,11 +52,19 @@ class Member:
     """A coder in training. error: set where it has diverged; it then takes no more steps.
 
     digest: what a checkpoint must share with this run. build: makes its trainer, told whether a checkpoint is loaded into it.
-    take: has the trainer take a step on a batch.
+    take: has the trainer take a step on a batch. writes: whether it keeps checkpoints, or another rank does.
     """
 
-    def __init__(self, task: Task, digest: str, build: Callable[[bool], Trainer], take: Callable[[Trainer, Any], None]) -> None:
-        self.task, self._take = task, take
+    def __init__(
+        self,
+        task: Task,
+        digest: str,
+        build: Callable[[bool], Trainer],
+        take: Callable[[Trainer, Any], None],
+        *,
+        writes: bool = True,
+    ) -> None:
+        self.task, self._take, self._writes = task, take, writes
         self.error: UserError | None = None
         self.checkpoints = Checkpoints(task.folder / CHECKPOINTS, digest)
         found = self.checkpoints.latest()
@@ -85,7 +95,7 @@ class Member:
 
     def save(self) -> None:
         """Write a checkpoint of the steps that were fetched, if there are new ones."""
-        if self.error is None and self.trainer.step > self._saved:
+        if self._writes and self.error is None and self.trainer.step > self._saved:
             self.checkpoints.save(self.trainer.step, self.trainer.tensors())
             self._saved = self.trainer.step
 
@@ -93,8 +103,8 @@ class Member:
 class _Reading:
     """The batches of tasks that read the same ones. The activations are opened, and checked, when one is asked for."""
 
-    def __init__(self, tasks: Sequence[Task], index: Path, interruption: Interruption) -> None:
-        self._spec, self._index, self._interruption = tasks[0].spec, index, interruption
+    def __init__(self, tasks: Sequence[Task], index: Path, interruption: Interruption, ranks: Ranks) -> None:
+        self._spec, self._index, self._interruption, self._ranks = tasks[0].spec, index, interruption, ranks
         self._side = "output" if all(task.spec.architecture == "sae" for task in tasks) else "input"
 
     def at(self, step: int) -> Batch:
@@ -103,13 +113,17 @@ class _Reading:
 
     @cached_property
     def _batches(self) -> Batches:
-        store = open_activations(self._index, kept_bytes=WINDOW_BYTES, between=self._interruption.check)
+        # A rank does not leave the others in the middle of what they make together.
+        between = self._interruption.check if self._ranks.size == 1 else lambda: None
+        store = open_activations(self._index, kept_bytes=WINDOW_BYTES, between=between, ranks=self._ranks)
         _check(self._spec, store, self._index)
         return Batches(store, self._spec.batch_tokens, self._spec.seed, self._side, device())  # type: ignore[arg-type]
 
 
-def run(tasks: Sequence[Task], index: Path, checkpoint_seconds: float) -> list[Member]:
+def run(tasks: Sequence[Task], index: Path, checkpoint_seconds: float, ranks: Ranks = ALONE) -> list[Member]:
     """Train coders on the activations that an index stands for; those that have checkpoints go on from there.
+
+    Returns those of this rank; every rank calls it with all the tasks of the job.
 
     The state is saved under each `folder/checkpoint` every `checkpoint_seconds` (0: after each step), and when SIGTERM, SIGINT
     or SIGUSR2 says to stop: the process then ends with exit code 75 (EX_TEMPFAIL). A coder whose training diverges drops out
@@ -118,13 +132,18 @@ def run(tasks: Sequence[Task], index: Path, checkpoint_seconds: float) -> list[M
     Raises UserError when the activations do not fit the specs, these do not read the same batches, or the disk is full;
     CorruptFile for a damaged shard.
     """
-    _check_together([task.spec for task in tasks])
+    _check_together([task.spec for task in tasks], ranks)
 
     def start(reading: Reading) -> Iterator[Member]:
         first = cache(lambda: reading.at(0))
-        return (_member(task, index, first) for task in tasks)
+        if ranks.size > 1:
+            first()  # together, whichever of them need it
+        return (_member(task, index, first, ranks) for task in ranks.own(tasks))
 
-    return drive("train", tasks, lambda interruption: _Reading(tasks, index, interruption), start, checkpoint_seconds)
+    def read(interruption: Interruption) -> Reading:
+        return _Reading(tasks, index, interruption, ranks)
+
+    return drive("train", tasks, read, start, checkpoint_seconds, ranks)
 
 
 def drive(
@@ -133,53 +152,92 @@ def drive(
     read: Callable[[Interruption], Reading],
     start: Callable[[Reading], Iterator[Member]],
     checkpoint_seconds: float,
+    ranks: Ranks = ALONE,
 ) -> list[Member]:
     """Take the tasks' members, which `start` makes, to their last steps, on the batches of `read`; see `run`."""
-    for task in tasks:
-        _tidy(task.folder)
-    with Interruption() as interruption:
+    if ranks.rank == 0:
+        for task in tasks:
+            _tidy(task.folder)
+    with Interruption(once=ranks.size > 1) as interruption:
         reading = read(interruption)
         members: list[Member] = []
         try:
             members.extend(start(reading))
-            _loop(stage, members, reading, interruption, checkpoint_seconds)
+            _loop(stage, tasks, members, reading, _Pace(interruption, checkpoint_seconds, ranks))
         except Stopped as stopped:
-            _fetch_and_save(members)
             step = min((member.trainer.step for member in members), default=0)
             print(f"{stopped} after step {step:,}; the same command goes on from there", file=sys.stderr, flush=True)
             raise SystemExit(EXIT_CODE) from None
     return members
 
 
-def _member(task: Task, index: Path, first: Callable[[], Batch]) -> Member:
+def _member(task: Task, index: Path, first: Callable[[], Batch], ranks: Ranks) -> Member:
     def build(resumed: bool) -> Trainer:
-        return Trainer(task.spec, None if resumed else _view(task.spec, first()), device())
+        return Trainer(task.spec, None if resumed else _view(task.spec, first()), device(), ranks=ranks)
 
-    return Member(task, _digest(task.spec, index), build, lambda trainer, batch: trainer.advance(_view(trainer.spec, batch)))
+    def take(trainer: Trainer, batch: Batch) -> None:
+        trainer.advance(_view(trainer.spec, batch))
+
+    return Member(task, _digest(task.spec, index), build, take, writes=ranks.writes)
 
 
-def _loop(stage: str, members: list[Member], reading: Reading, interruption: Interruption, checkpoint_seconds: float) -> None:
-    """Steps until every member is through. Raises Stopped when told to stop."""
-    one, done = members[0].trainer, min(member.trainer.step for member in members)
-    tokens, fetch_every, saved_at = one.spec.batch_tokens, _FETCH_EVERY[one.device.type], time.monotonic()
-    label = job_label(stage, members[0].task.folder) + (f" and {len(members) - 1} more" if len(members) > 1 else "")
+class _Pace:
+    """When a run saves, and when it is over: what its ranks have to agree on is agreed on at every step."""
+
+    def __init__(self, interruption: Interruption, checkpoint_seconds: float, ranks: Ranks) -> None:
+        self._interruption, self._seconds, self.ranks = interruption, checkpoint_seconds, ranks
+        self._saved_at = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return time.monotonic() - self._saved_at >= self._seconds
+
+    def save(self, members: list[Member]) -> None:
+        """Write checkpoints; the next ones are due so many seconds from now."""
+        _fetch_and_save(members)
+        self._saved_at = time.monotonic()
+
+    def goes_on(self, members: list[Member]) -> bool:
+        """Whether any rank has steps to take. Raises Stopped when one was told to stop."""
+        is_open, told = self.ranks.any(any(member.open for member in members), self._interruption.received is not None)
+        if is_open and told:
+            self._interruption.check()
+            raise Stopped("stopped by another rank")
+        return is_open
+
+
+def _loop(stage: str, tasks: Sequence[Task], members: list[Member], reading: Reading, pace: _Pace) -> None:
+    """Steps until every member is through. Raises Stopped, with the state saved, when told to stop."""
+    spec, fetch_every = tasks[0].spec, _FETCH_EVERY[device().type]
+    steps, tokens = spec.tokens // spec.batch_tokens, spec.batch_tokens
+    done = pace.ranks.least(min((member.trainer.step for member in members), default=steps))
     with (
-        closing(prefetched(reading.at, range(done, one.steps))) as upcoming,
-        Progress(label, one.steps * tokens, "tokens", done=done * tokens) as progress,
+        closing(prefetched(reading.at, range(done, steps))) as upcoming,
+        Progress(_label(stage, tasks, members), steps * tokens, "tokens", done=done * tokens) as progress,
     ):
-        for step, batch in enumerate(upcoming, done):
-            for member in members:
-                member.advance(step, batch)
-            due = time.monotonic() - saved_at >= checkpoint_seconds
-            if due or (step + 1) % fetch_every == 0 or step + 1 == one.steps:
-                progress.advance((step + 1 - done) * tokens, ", ".join(filter(None, [member.fetch() for member in members])))
-                done = step + 1
-            if due:
-                _fetch_and_save(members)
-                saved_at = time.monotonic()
-            if not any(member.open for member in members):
-                return
-            interruption.check()
+        try:
+            for step, batch in enumerate(upcoming, done):
+                for member in members:
+                    member.advance(step, batch)
+                if pace.due or (step + 1) % fetch_every == 0 or step + 1 == steps:
+                    progress.advance(
+                        (step + 1 - done) * tokens, ", ".join(filter(None, [member.fetch() for member in members]))
+                    )
+                    done = step + 1
+                if pace.due:
+                    pace.save(members)
+                if not pace.goes_on(members):
+                    return
+        except Stopped:
+            _fetch_and_save(members)  # before the wait for batches that are being made
+            raise
+
+
+def _label(stage: str, tasks: Sequence[Task], members: list[Member]) -> str:
+    if not members:
+        return job_label(stage, tasks[0].folder.parent) + ", activations only"
+    return job_label(stage, members[0].task.folder) + (f" and {len(members) - 1} more" if len(members) > 1 else "")
 
 
 def _fetch_and_save(members: list[Member]) -> None:
@@ -193,10 +251,13 @@ def _view(spec: CoderSpec, batch: Batch) -> Batch:
     return Batch(batch.y, batch.y) if spec.architecture == "sae" else batch
 
 
-def _check_together(specs: list[CoderSpec]) -> None:
+def _check_together(specs: list[CoderSpec], ranks: Ranks) -> None:
     for name in ("width", "seed", "tokens", "batch_tokens"):
         if len({getattr(spec, name) for spec in specs}) > 1:
             raise UserError(f"these coders differ in `{name}` and read other batches", where="--spec", fix="train them apart")
+    if specs[0].batch_tokens % ranks.replicas:
+        what = f"a batch of {specs[0].batch_tokens} tokens has no {ranks.replicas} equal parts"
+        raise UserError(what, where="training.batch_tokens", fix="make it a multiple of `gpus`")
 
 
 def _check(spec: CoderSpec, store: ActivationStore, index: Path) -> None:

@@ -10,6 +10,7 @@ from bsc.coders.code import Code
 from bsc.coders.coder import SparseCoder
 from bsc.coders.preactivations import Preactivations
 from bsc.coders.select import top_k
+from bsc.ranks import ALONE, Ranks
 from bsc.training.frequencies import Frequencies
 
 AUXK_WEIGHT = 1 / 32
@@ -40,24 +41,26 @@ def losses(
     dead: Bool[Tensor, " latents"] | None = None,
     multi_topk: bool = False,
     frequencies: Frequencies | None = None,
+    whole: Float[Tensor, "all d"] | None = None,
 ) -> Losses:
     """FVU Σ(y-ŷ)² / Σ(y-mean(y))², plus the binariser's own penalty, plus the options.
 
     dead: the dead latents where AuxK is on, None where it is off. multi_topk: adds 1/8 of the FVU of the 4k largest
     pre-activations; the config admits it for continuous coders only. frequencies: whose penalty is added, where there is one.
+    whole: the targets of the batch that x and y are a part of; then it is this part's share of each term, and parts add up.
     """
     pre = coder.preactivations(x)
     code: Code = coder.binariser(pre, generator)
     residual = y - coder.decode(code, x)
-    total_variance = variance(y)
+    total_variance, share = (variance(y), 1.0) if whole is None else (variance(whole), len(y) / len(whole))
     fvu = residual.square().sum() / total_variance
-    total = fvu + coder.binariser.penalty(code)
+    total = fvu + share * coder.binariser.penalty(code)
     if dead is not None:
         total = total + AUXK_WEIGHT * auxk(coder, pre, residual.detach(), dead) / total_variance
     if multi_topk:
         total = total + MULTI_TOPK_WEIGHT * multi_topk_error(coder, pre, x, y) / total_variance
     if frequencies is not None:
-        total = total + frequencies.penalty(code)
+        total = total + share * frequencies.penalty(code)
     return Losses(total, fvu, code)
 
 
@@ -88,8 +91,8 @@ def multi_topk_error(
 class Silence:
     """How many tokens ago each latent last fired; a latent is dead after `dead_after` of them."""
 
-    def __init__(self, latents: int, dead_after: int, device: torch.device) -> None:
-        self.dead_after = dead_after
+    def __init__(self, latents: int, dead_after: int, device: torch.device, ranks: Ranks = ALONE) -> None:
+        self.dead_after, self._ranks = dead_after, ranks
         self.tokens: Int64[Tensor, " latents"] = torch.zeros(latents, dtype=torch.int64, device=device)
 
     @property
@@ -100,10 +103,11 @@ class Silence:
     def update(self, code: Code) -> None:
         """Count a batch: latents that fired in it start again at 0."""
         values = code.values.detach()
-        self.tokens += len(values)
+        self.tokens += len(values) * self._ranks.replicas
         if code.indices is None:
             largest = values.amax(0)
         else:
             largest = values.new_zeros(len(self.tokens))
             largest.scatter_reduce_(0, code.indices.flatten(), values.flatten(), "amax")
+        self._ranks.largest_(largest)
         self.tokens.masked_fill_(largest > 0, 0)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from bsc.coders.code import Code
 from bsc.coders.coder import SparseCoder
 from bsc.device import resolve_dtype
+from bsc.ranks import ALONE, Ranks
 from bsc.stages import CoderSpec
 from bsc.training.batches import Batch
 from bsc.training.frequencies import Frequencies
@@ -23,13 +24,16 @@ class Trainer:
 
     The coder is drawn from the spec's seed and its biases are set from `first`, batch 0; without it, `load` must follow.
     Weights and optimiser are float32; the dense products are bfloat16 where `dtype` says so. more: what else the log has of
-    each step, see `Losses.more`. Raises ValueError when the spec has no learning rate.
+    each step, see `Losses.more`. ranks: of which replicas train the coder together, on a part of each batch each. Raises
+    ValueError when the spec has no learning rate.
     """
 
-    def __init__(self, spec: CoderSpec, first: Batch | None, device: torch.device, *, more: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, spec: CoderSpec, first: Batch | None, device: torch.device, *, more: tuple[str, ...] = (), ranks: Ranks = ALONE
+    ) -> None:
         if spec.learning_rate is None:
             raise ValueError("a spec without a learning rate: the choice of a sweep has to give one")
-        self.spec, self.device, self.peak = spec, device, spec.learning_rate
+        self.spec, self.device, self.peak, self._ranks = spec, device, spec.learning_rate, ranks
         self.steps = spec.tokens // spec.batch_tokens
         self.step = 0
         self.coder = SparseCoder.build(spec).to(device).train()
@@ -37,23 +41,26 @@ class Trainer:
             self.coder.initialise_from(first.x, first.y)
         self.log = TrainingLog(self.steps, spec.batch_tokens, more)
         self._optimiser = build_optimiser(spec.optimiser, dict(self.coder.named_parameters()))
-        self._silence = Silence(spec.latents, spec.dead_after_tokens, device)
-        self.frequencies = None if spec.frequency is None else Frequencies(spec.frequency, spec.latents, device)
+        self._silence = Silence(spec.latents, spec.dead_after_tokens, device, ranks)
+        self.frequencies = None if spec.frequency is None else Frequencies(spec.frequency, spec.latents, device, ranks)
         self.generator = noise_generator(spec.seed, device)
         self._half = resolve_dtype(spec.dtype, device) is torch.bfloat16
 
     def advance(self, batch: Batch) -> None:
         """One step on a batch: towards a lower FVU of it."""
         dead = self._silence.dead if self.spec.auxk else None
+        if self._ranks.replicas > 1:
+            self.generator.manual_seed(noise_seed(self.spec.seed, self.step, self._ranks.rank))
         with self.autocast():
             loss = losses(
                 self.coder,
-                batch.x,
-                batch.y,
+                self._ranks.part(batch.x),
+                self._ranks.part(batch.y),
                 self.generator,
                 dead=dead,
                 multi_topk=self.spec.multi_topk,
                 frequencies=self.frequencies,
+                whole=batch.y if self._ranks.replicas > 1 else None,
             )
         self.descend(loss)
 
@@ -66,17 +73,20 @@ class Trainer:
         rate = rate_at(self.step, self.steps, self.peak, self.spec.warmup_steps, self.spec.optimiser)
         self.coder.zero_grad(set_to_none=True)
         loss.total.backward()  # type: ignore[no-untyped-call]
+        gradients = [p.grad for p in self.coder.parameters() if p.grad is not None]
+        self._ranks.sum_(*gradients)
         self.coder.project_decoder_gradient()
-        norm = nn.utils.get_total_norm([p.grad for p in self.coder.parameters() if p.grad is not None])
+        norm = nn.utils.get_total_norm(gradients)
         self._optimiser.step(rate)
         if self.coder.unit_norm:
             self._optimiser.constrain(self.coder.normalise_decoder)
         self._silence.update(loss.code)
         if self.frequencies is not None:
             self._control(self.frequencies, loss.code)
-        l0 = (loss.code.values.detach() > 0).sum() / len(loss.code.values)
-        measured = (loss.fvu.detach(), loss.total.detach(), l0, self._silence.dead.float().mean(), norm, *loss.more)
-        self.log.add(torch.stack(measured), rate)
+        l0 = (loss.code.values.detach() > 0).sum() / (len(loss.code.values) * self._ranks.replicas)
+        shares = torch.stack((loss.fvu.detach(), loss.total.detach(), l0))
+        self._ranks.sum_(shares)
+        self.log.add(torch.stack((*shares, self._silence.dead.float().mean(), norm, *loss.more)), rate)
         self.step += 1
 
     def _control(self, frequencies: Frequencies, code: Code) -> None:
@@ -119,5 +129,9 @@ def _part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
 
 def noise_generator(seed: int, device: torch.device) -> torch.Generator:
     """The generator that sampling binarisers draw from while training; not the stream that the weights were drawn from."""
-    own = np.random.default_rng([seed, int.from_bytes(b"noise", "little")])
-    return torch.Generator(device).manual_seed(int(own.integers(2**63)))
+    return torch.Generator(device).manual_seed(noise_seed(seed))
+
+
+def noise_seed(*numbers: int) -> int:
+    """A seed of noise, from a coder's seed and, for a replica, from the step and the rank."""
+    return int(np.random.default_rng([*numbers, int.from_bytes(b"noise", "little")]).integers(2**63))

@@ -18,8 +18,9 @@ def coders(checkout: Checkout) -> dict[Path, tuple[bytes, int]]:
 
 
 def test_cohorts_that_make_their_activations(fresh: Callable[[], Checkout]) -> None:
+    """In two processes, as on two GPUs."""
     made = fresh()
-    made.edit("config/smoke.yaml", "\nactivations:\n", KEYS)
+    made.edit("config/smoke.yaml", "\nactivations:\n", f"\ngpus: 2{KEYS}")
     rules = [job.rule for job in made.stale("coders")]
     assert rules.count("cohort") == 2
     assert not any(rule.startswith("activations_") for rule in rules)
@@ -39,7 +40,7 @@ def test_cohorts_that_make_their_activations(fresh: Callable[[], Checkout]) -> N
     assert len(after) == 9 * 4
 
     # Stored and one by one again: no coder is stale, and one that is trained anew from the store has the same bits.
-    made.edit("config/smoke.yaml", KEYS, "\nactivations:\n")
+    made.edit("config/smoke.yaml", f"\ngpus: 2{KEYS}", "\nactivations:\n")
     assert not [job for job in made.stale("coders") if job.rule == "train"]
     lost = next(path for path in after if "gumbel-k16" in str(path) and path.name == "coder.safetensors")
     lost.unlink()

@@ -90,14 +90,16 @@ if in_cohorts:
             benchmark_of(paths.COHORT.removesuffix(".json"))
         conda:
             "../envs/bsc.yaml"
-        threads: 1
+        threads: plan.config.gpus
         resources:
-            mem_mb=lambda w, attempt: (8_000 + cohort_megabytes(w)) * 2 ** (attempt - 1),
+            mem_mb=lambda w, attempt: (8_000 * plan.config.gpus + cohort_megabytes(w)) * 2 ** (attempt - 1),
             runtime=grown(24 * 60),
-            gpus=1,
+            gpus=plan.config.gpus,
         params:
             stage=stage(lambda w: plan.cohort(*cohort_of(w))),
             coders=f"{results}/coders",
+            run=lambda w, threads: ranks(plan.config.gpus, threads),
+            parallel=plan.config.parallel,
         shell:
-            "python -m bsc cohort --spec {params.stage[0]:q} --activations {input.index:q} --coders {params.coders:q}"
-            " --output {output:q} --log {log:q}"
+            "{params.run} bsc cohort --parallel {params.parallel} --spec {params.stage[0]:q}"
+            " --activations {input.index:q} --coders {params.coders:q} --output {output:q} --log {log:q}"

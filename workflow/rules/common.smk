@@ -30,7 +30,7 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 results = plan.config.results
-streamed, in_cohorts = is_streamed(plan.config), plan.config.cohort > 1
+streamed, in_cohorts = is_streamed(plan.config), plan.config.in_cohorts
 
 
 wildcard_constraints:
@@ -102,6 +102,14 @@ def cohort_megabytes(wildcards):
     """What a cohort's weights, gradients and optimisers take."""
     coders = plan.cohorts[cohort_of(wildcards)]
     return 4 * len(coders) * coder_bytes(plan.config, wildcards.model) // 10**6
+
+
+def ranks(count, threads):
+    """The command that runs a module in so many processes, one a GPU, and lets them save their state before it ends them."""
+    if count == 1:
+        return "python -m"
+    options = f"--nproc-per-node={count} --signals-to-handle=SIGTERM,SIGINT,SIGUSR2 --shutdown-timeout=600"
+    return f"OMP_NUM_THREADS={max(threads // count, 1)} python -m torch.distributed.run --standalone {options} -m --"
 
 
 def shard_files():
