@@ -46,17 +46,18 @@ def main() -> None:
     recipe = _recipe(plan, name, hooked.hookpoints[0], tokens)
     folders = [arguments.results / part / name for part in ("models", "tokens")]
     longer = recipe.model_copy(update={"contexts": recipe.contexts + 1})
-    forward = Forward(longer, *folders, kept_rows=1, between=lambda: None)
+    forward = Forward([longer], *folders, kept_rows=1, between=lambda: None)
     rows, firsts = recipe.contexts * forward.context, cycle((forward.context, 0))  # in turn: the last one made is kept
-    x, y = (side[: specs[0].batch_tokens].float() for side in forward.shard(0, rows))
+    x, y = (side[: specs[0].batch_tokens].float() for side in forward.shard(recipe.hookpoint, 0, rows))
 
     def cohort() -> None:
         with tempfile.TemporaryDirectory(dir=arguments.results) as folder:
-            write_recipe(recipe, *folders, Path(folder, "index.json"))
-            run([Task(spec, Path(folder, str(number))) for number, spec in enumerate(specs)], Path(folder, "index.json"), _EVER)
+            index = Path(folder, "index.json")
+            write_recipe(recipe, *folders, index)
+            run([Task(spec, Path(folder, str(number)), index) for number, spec in enumerate(specs)], _EVER)
 
     def start() -> None:
-        Forward(recipe, *folders, kept_rows=1, between=lambda: None)
+        Forward([recipe], *folders, kept_rows=1, between=lambda: None)
 
     cases: dict[str, Callable[[], object]] = {"cohort": cohort, "loading the model": start}
     cases["forward"] = lambda: forward.shard(next(firsts), rows)

@@ -101,7 +101,7 @@ STAGES: dict[str, Stage] = {
         "bsc.training.cohort:train_cohort",
         "CohortSpec",
         (
-            _MADE_OR_STORED,
+            Input("activations", "indices of the members' hookpoints, of `bsc index` or `bsc recipe`", "indices", many=True),
             Input("coders", "folder that the members' folders are in"),
             Input("parallel", "what ranks of torchrun share: coders (each its own) or batches", optional=True, kind=parallel),
         ),

@@ -446,6 +446,7 @@ class Config(_Strict):
     answers: str | None = None
     disk_gb: Rate = 50.0
     cohort: Annotated[int, Field(ge=1, le=100)] = 1
+    cohort_of: Literal["hookpoint", "model"] = "hookpoint"
     gpus: Annotated[int, Field(ge=1, le=16)] = 1
     parallel: Literal["coders", "batches"] = "coders"
     models: Annotated[dict[str, Model], Field(min_length=1)]

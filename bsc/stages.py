@@ -17,7 +17,7 @@ from bsc.autointerp.prompts import digests
 from bsc.coders.binarisers.registry import REGISTRY, in_order, kind_of
 from bsc.config import Config, Probing
 from bsc.figures.registry import FIGURES
-from bsc.paths import ANSWERS, JOINT, MODEL, NGRAM, CoderId
+from bsc.paths import ANSWERS, JOINT, MODEL, NGRAM, CoderId, layer
 from bsc.spec import digest, dump, fingerprint
 from bsc.training.rates import learning_rate
 
@@ -151,15 +151,16 @@ class ChoiceSpec(_Spec):
 
 
 class MemberSpec(_Spec):
-    """A coder of a cohort: its folder in the folder of coders, and the digest of its stage."""
+    """A coder of a cohort: its hookpoint, its folder in the folder of coders, and the digest of its stage."""
 
     spec: CoderSpec
+    hookpoint: str
     folder: str
     digest: str
 
 
 class CohortSpec(_Spec):
-    """Coders of one hookpoint and seed that one job trains."""
+    """Coders of one seed that one job trains, at one hookpoint or at several of a model."""
 
     members: list[MemberSpec]
 
@@ -613,10 +614,15 @@ class Plan:
 
     @functools.cached_property
     def cohorts(self) -> dict[tuple[str, str, int, int], list[CoderId]]:
-        """The coders that a job trains together, by (model, hookpoint, seed, part): these read the same batches."""
+        """The coders that a job trains together, by (model, hookpoint, seed, part): these read the same rows.
+
+        The hookpoint is JOINT where `cohort_of` says that coders of a model's hookpoints are trained together; they are parted
+        in the order of the layers, so that a part is of few hookpoints.
+        """
         by_batches: dict[tuple[str, str, int], list[CoderId]] = {}
-        for coder in self.trained_coders:
-            by_batches.setdefault((coder.model, coder.hookpoint, coder.seed), []).append(coder)
+        joint = self.config.cohort_of == "model"
+        for coder in sorted(self.trained_coders, key=lambda coder: layer(coder.hookpoint)) if joint else self.trained_coders:
+            by_batches.setdefault((coder.model, JOINT if joint else coder.hookpoint, coder.seed), []).append(coder)
         size = self.config.cohort
         return {
             (*key, first // size): coders[first : first + size]
@@ -627,7 +633,12 @@ class Plan:
     def cohort(self, *key: object) -> Stage:
         """One of `cohorts`: stale when one of its members is."""
         members = [
-            MemberSpec(spec=cast(CoderSpec, self.coder(coder).spec), folder=str(coder), digest=self.coder(coder).digest)
+            MemberSpec(
+                spec=cast(CoderSpec, self.coder(coder).spec),
+                hookpoint=coder.hookpoint,
+                folder=str(coder),
+                digest=self.coder(coder).digest,
+            )
             for coder in self.cohorts[key]  # type: ignore[index]
         ]
         return _stage(CohortSpec(members=members), ("bsc.training.cohort",))

@@ -206,6 +206,16 @@ def test_a_finetuned_coder_is_stale_with_its_settings_its_base_and_its_others(sm
     assert "finetune" not in plan.coder(plan.config.base(tuned)).spec.model_dump()
 
 
+def test_cohorts_of_a_model_are_of_few_hookpoints(smoke: Config) -> None:
+    alone, joint = (Plan(smoke.model_copy(update={"cohort": 2, "cohort_of": of})).cohorts for of in ("hookpoint", "model"))
+    trained = sorted(map(str, Plan(smoke).trained_coders))
+    assert sorted(str(coder) for coders in joint.values() for coder in coders) == trained
+    assert all(len({coder.hookpoint for coder in coders}) == 1 for coders in alone.values())
+    assert {key[1] for key in joint} == {"joint"}
+    assert len(joint) == -(-len(trained) // 2)
+    assert sum(len({coder.hookpoint for coder in coders}) for coders in joint.values()) == len(joint) + 1
+
+
 def test_a_sweep_is_made_once_and_chooses_for_all_coders_without_a_rate(smoke: Config) -> None:
     def planned(*rates: float, tokens: int = 5_120) -> Plan:
         rate = {"learning_rate": {"skip-transcoder": 0.1}}

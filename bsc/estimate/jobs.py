@@ -251,7 +251,7 @@ class Jobs:
         Stored, every shard is checked first, and then read, unless the store stays in memory. Streamed, the model runs in turn
         with the steps. On several GPUs the forward passes are divided, and the coders or the batches.
         """
-        one, ranks = coders[0], self.config.gpus if rule == "cohort" else 1
+        ranks, hookpoints = self.config.gpus if rule == "cohort" else 1, len({coder.hookpoint for coder in coders})
         parts = ranks if self.config.parallel == "batches" else 1
         dealt = [specs] if parts > 1 else list(filter(None, shares(specs, ranks)))
         sides = 1 if all(spec.architecture == "sae" for spec in specs) else 2
@@ -266,11 +266,13 @@ class Jobs:
         order = 5 * INT64 * rows  # two shuffled windows are kept, and making one takes three more
         device = max(sum(map(held_memory, share)) + max(map(step_memory, share)) // parts for share in dealt)
         if self.streamed:
-            made, model = self._forward(one, drawn)
-            return self._job(rule, computed + made / ranks, ranks * (rows * 2 * row + order), device + model)
-        read = 0 if rows == self.plan.rows("train") else drawn * sides * row
-        checked = self._store_bytes(one.model, "train")
-        return self._job(rule, checked / READ + max(computed, read / READ), rows * sides * row + ranks * order, device)
+            made, model = self._forward(max(coders, key=lambda coder: layer(coder.hookpoint)), drawn)
+            return self._job(rule, computed + made / ranks, ranks * (hookpoints * rows * 2 * row + order), device + model)
+        read = 0 if rows == self.plan.rows("train") else hookpoints * drawn * sides * row
+        checked = hookpoints * self._store_bytes(coders[0].model, "train")
+        return self._job(
+            rule, checked / READ + max(computed, read / READ), hookpoints * rows * sides * row + ranks * order, device
+        )
 
     def _forward(self, coder: CoderId, tokens: int) -> tuple[float, int]:
         """Seconds that the model takes up to a coder's hookpoint, and its bytes."""

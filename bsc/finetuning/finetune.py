@@ -71,7 +71,7 @@ def finetune(
     def start(reading: Reading) -> Iterator[Member]:
         yield Member(task, run, build, take)
 
-    task = Task(spec, output)
+    task = Task(spec, output, tokens)
     sequences = Sequences(contexts, wanted.batch_sequences, spec.seed, device())
     (member,) = drive("finetune", [task], lambda _: sequences, start, checkpoint_seconds)
     if member.error:

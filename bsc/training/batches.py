@@ -9,7 +9,7 @@ activations that are computed as they are read need no more room than one window
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import chain, islice
@@ -27,6 +27,7 @@ WINDOW_BYTES = 4 << 30
 """Activations that are shuffled together: what the page cache should hold at once."""
 
 Made = TypeVar("Made")
+Side = Literal["input", "output"]
 
 
 class Batch(NamedTuple):
@@ -57,7 +58,7 @@ class Batches:
         store: ActivationStore,
         tokens: int,
         seed: int,
-        reads: Literal["input", "output"],
+        reads: Side,
         device: torch.device,
         *,
         window_rows: int | None = None,
@@ -65,7 +66,7 @@ class Batches:
         if not store.usable_rows:
             raise UserError("no activations to train on", where=store.hookpoint, fix="give the train split more tokens")
         self._store, self._tokens, self._seed, self._device = store, tokens, seed, device
-        self._sides: tuple[Literal["input", "output"], ...] = ("output",) if reads == "output" else ("input", "output")
+        self._sides: tuple[Side, ...] = ("output",) if reads == "output" else ("input", "output")
         self._window_rows = window_rows or WINDOW_BYTES // (2 * 2 * store.width)
         self._first_rows = [shard.first_row for shard in store.shards]
         self._windows = lru_cache(maxsize=2)(self._make_windows)
@@ -73,13 +74,7 @@ class Batches:
 
     def at(self, step: int) -> Batch:
         """Batch number `step`, counted from 0."""
-        pieces = self._pieces(step)
-        rows = np.sort(np.concatenate(pieces))
-        read = [self._empty(len(rows)) for _ in self._sides]
-        for shard in self._shards_of(pieces):
-            self._gather(rows, shard, read)
-        moved = [gathered.to(self._device, non_blocking=True).float() for gathered in read]
-        return Batch(moved[0], moved[-1])
+        return batches_at([self], step)[0]
 
     def rows(self, step: int) -> Int64[np.ndarray, " tokens"]:
         """The store's rows that make batch `step`, ascending."""
@@ -96,10 +91,10 @@ class Batches:
             start += taken
         return pieces
 
-    def _shards_of(self, pieces: list[Int64[np.ndarray, " rows"]]) -> list[Shard]:
-        """The shards that hold the rows, those of the first piece first."""
-        held = (np.unique(np.searchsorted(self._first_rows, piece, side="right") - 1).tolist() for piece in pieces)
-        return [self._store.shards[number] for number in dict.fromkeys(chain.from_iterable(held))]
+    def shards_of(self, step: int) -> list[int]:
+        """The numbers of the shards that hold batch `step`, those of the first window first."""
+        held = (np.unique(np.searchsorted(self._first_rows, piece, side="right") - 1).tolist() for piece in self._pieces(step))
+        return list(dict.fromkeys(chain.from_iterable(held)))
 
     def _of_epoch(self, epoch: int, first: int, last: int) -> Iterator[Int64[np.ndarray, " rows"]]:
         for number, window in enumerate(self._windows(epoch)):
@@ -128,16 +123,37 @@ class Batches:
         rows = np.concatenate([np.arange(shard.first_row, shard.first_row + shard.rows) for shard in shards])
         return np.random.default_rng([self._seed, epoch, number]).permutation(rows[rows % self._store.context != 0])
 
-    def _gather(self, rows: Int64[np.ndarray, " tokens"], shard: Shard, read: list[BFloat16[Tensor, "tokens d"]]) -> None:
+    def empty(self, rows: int) -> list[BFloat16[Tensor, "tokens d"]]:
+        """Room for so many rows of each side that is read."""
+        pinned = self._device.type == "cuda"
+        return [torch.empty(rows, self._store.width, dtype=torch.bfloat16, pin_memory=pinned) for _ in self._sides]
+
+    def gather(self, rows: Int64[np.ndarray, " tokens"], number: int, read: list[BFloat16[Tensor, "tokens d"]]) -> None:
         """Put those of the rows that a shard holds in their places, side by side."""
+        shard = self._store.shards[number]
         first, last = np.searchsorted(rows, [shard.first_row, shard.first_row + shard.rows])
         picked = torch.from_numpy(rows[first:last] - shard.first_row)
         for side, gathered in zip(self._sides, read, strict=True):
             stored: BFloat16[Tensor, "rows d"] = getattr(shard, side)
             torch.index_select(stored, 0, picked, out=gathered[first:last])
 
-    def _empty(self, rows: int) -> BFloat16[Tensor, "tokens d"]:
-        return torch.empty(rows, self._store.width, dtype=torch.bfloat16, pin_memory=self._device.type == "cuda")
+    def moved(self, read: list[BFloat16[Tensor, "tokens d"]]) -> Batch:
+        """What was gathered, as a batch on the device."""
+        moved = [gathered.to(self._device, non_blocking=True).float() for gathered in read]
+        return Batch(moved[0], moved[-1])
+
+
+def batches_at(many: Sequence[Batches], step: int) -> list[Batch]:
+    """Batch number `step` of each of several hookpoints, whose stores have the same rows in the same shards.
+
+    Shard by shard, and not one batch after the other, for the next window's shards may take the place of this one's.
+    """
+    rows = many[0].rows(step)
+    read = [batches.empty(len(rows)) for batches in many]
+    for number in many[0].shards_of(step):
+        for batches, gathered in zip(many, read, strict=True):
+            batches.gather(rows, number, gathered)
+    return [batches.moved(gathered) for batches, gathered in zip(many, read, strict=True)]
 
 
 def prefetched(make: Callable[[int], Made], steps: range, ahead: int = 2) -> Generator[Made, None, None]:

@@ -7,17 +7,19 @@ to one rule, with or without a cohort, and a coder that is missing or stale is t
 
 import sys
 from pathlib import Path
+from typing import Any
 
+from bsc.activations.recipe import KEY
 from bsc.errors import UserError
-from bsc.io import MANIFEST, read_manifest, write_json
+from bsc.io import MANIFEST, read_json, read_manifest, write_json
 from bsc.ranks import Parallel, joined
-from bsc.stages import CohortSpec
+from bsc.stages import CohortSpec, MemberSpec
 from bsc.training.loop import Task, run
 
 
 def train_cohort(
     spec: CohortSpec,
-    index: Path,
+    indices: list[Path],
     coders: Path,
     output: Path,
     *,
@@ -26,19 +28,21 @@ def train_cohort(
 ) -> None:
     """Bring every member of a cohort to the end of its training, and then write `output`, a list of them.
 
-    coders: the folder that the members' folders are relative to. A member whose manifest has its digest, and whose files are
-    whole, is finished. Members with a checkpoint go on from it, together or one by one; so a cohort that was stopped goes on.
-    parallel: what the ranks of the job share, if torchrun started several; see `bsc.ranks`.
+    indices: of the activations of the members' hookpoints, in any order. coders: the folder that the members' folders are
+    relative to. A member whose manifest has its digest, and whose files are whole, is finished. Members with a checkpoint go
+    on from it, together or one by one; so a cohort that was stopped goes on. parallel: what the ranks of the job share, if
+    torchrun started several; see `bsc.ranks`.
 
-    Raises as `bsc.training.loop.run` does. UserError when a member diverges: the others are trained to their end first, and
-    keep that.
+    Raises as `bsc.training.loop.run` does. UserError when a member's hookpoint has no index, or when a member diverges: the
+    others are trained to their end first, and keep that.
     """
     waiting = [member for member in spec.members if not _is_finished(coders / member.folder, member.digest)]
     with joined(parallel or "coders") as ranks:
         if ranks.rank == 0:
             print(f"{len(waiting)} of {len(spec.members)} coders are to be trained", file=sys.stderr, flush=True)
         if waiting:
-            trained = run([Task(member.spec, coders / member.folder) for member in waiting], index, checkpoint_seconds, ranks)
+            found = {_hookpoint(index): index for index in indices}
+            trained = run([_task(member, coders, found) for member in waiting], checkpoint_seconds, ranks)
             for one in trained:
                 one.save()
             errors = [one.error for one in trained if one.error]
@@ -49,6 +53,18 @@ def train_cohort(
                 raise UserError("a coder of another rank has diverged", where=str(coders), fix="see what that rank says of it")
         if ranks.rank == 0:
             write_json(output, [{"folder": member.folder, "digest": member.digest} for member in spec.members])
+
+
+def _hookpoint(index: Path) -> str:
+    facts: dict[str, Any] = read_json(index)
+    return str(facts.get(KEY, facts)["hookpoint"])
+
+
+def _task(member: MemberSpec, coders: Path, indices: dict[str, Path]) -> Task:
+    if member.hookpoint not in indices:
+        what = f"no index is of {member.hookpoint}, which {member.folder} is trained at"
+        raise UserError(what, where="--activations", fix="give the index of each member's hookpoint")
+    return Task(member.spec, coders / member.folder, indices[member.hookpoint])
 
 
 def _is_finished(folder: Path, digest: str) -> bool:

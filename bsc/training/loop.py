@@ -23,7 +23,7 @@ from bsc.progress import Progress, job_label
 from bsc.ranks import ALONE, Ranks
 from bsc.spec import digest, fingerprint
 from bsc.stages import CoderSpec
-from bsc.training.batches import WINDOW_BYTES, Batch, Batches, prefetched
+from bsc.training.batches import WINDOW_BYTES, Batch, Batches, Side, batches_at, prefetched
 from bsc.training.checkpoints import Checkpoints
 from bsc.training.divergence import DIVERGED, raise_if_diverged
 from bsc.training.interruption import EXIT_CODE, Interruption, Stopped
@@ -35,10 +35,14 @@ _FETCH_EVERY = {"cpu": 1, "cuda": 50}
 
 
 class Task(NamedTuple):
-    """A coder to train, and its folder: checkpoints go under it, and the state where training diverged."""
+    """A coder to train, and its folder: checkpoints go under it, and the state where training diverged.
+
+    data: what it is trained on: the index of its activations, or, in finetuning, a tokens folder.
+    """
 
     spec: CoderSpec
     folder: Path
+    data: Path
 
 
 class Reading(Protocol):
@@ -101,27 +105,33 @@ class Member:
 
 
 class _Reading:
-    """The batches of tasks that read the same ones. The activations are opened, and checked, when one is asked for."""
+    """The batches of tasks that read the same rows. The activations are opened, and checked, when one is asked for."""
 
-    def __init__(self, tasks: Sequence[Task], index: Path, interruption: Interruption, ranks: Ranks) -> None:
-        self._spec, self._index, self._interruption, self._ranks = tasks[0].spec, index, interruption, ranks
-        self._side = "output" if all(task.spec.architecture == "sae" for task in tasks) else "input"
+    def __init__(self, tasks: Sequence[Task], interruption: Interruption, ranks: Ranks) -> None:
+        self._tasks, self._interruption, self._ranks = tasks, interruption, ranks
 
-    def at(self, step: int) -> Batch:
-        """Batch number `step`."""
-        return self._batches.at(step)
+    def at(self, step: int) -> dict[Path, Batch]:
+        """Batch number `step` of each index."""
+        return dict(zip(self._batches, batches_at(list(self._batches.values()), step), strict=True))
 
     @cached_property
-    def _batches(self) -> Batches:
+    def _batches(self) -> dict[Path, Batches]:
         # A rank does not leave the others in the middle of what they make together.
         between = self._interruption.check if self._ranks.size == 1 else lambda: None
-        store = open_activations(self._index, kept_bytes=WINDOW_BYTES, between=between, ranks=self._ranks)
-        _check(self._spec, store, self._index)
-        return Batches(store, self._spec.batch_tokens, self._spec.seed, self._side, device())  # type: ignore[arg-type]
+        indices = list(dict.fromkeys(task.data for task in self._tasks))
+        stores = open_activations(indices, kept_bytes=WINDOW_BYTES, between=between, ranks=self._ranks)
+        _check_same_rows(stores)
+        return {index: self._cut(store, index) for index, store in stores.items()}
+
+    def _cut(self, store: ActivationStore, index: Path) -> Batches:
+        specs = [task.spec for task in self._tasks if task.data == index]
+        _check(specs[0], store, index)
+        side: Side = "output" if all(spec.architecture == "sae" for spec in specs) else "input"
+        return Batches(store, specs[0].batch_tokens, specs[0].seed, side, device())
 
 
-def run(tasks: Sequence[Task], index: Path, checkpoint_seconds: float, ranks: Ranks = ALONE) -> list[Member]:
-    """Train coders on the activations that an index stands for; those that have checkpoints go on from there.
+def run(tasks: Sequence[Task], checkpoint_seconds: float, ranks: Ranks = ALONE) -> list[Member]:
+    """Train coders on the activations that their indices stand for; those that have checkpoints go on from there.
 
     Returns those of this rank; every rank calls it with all the tasks of the job.
 
@@ -138,10 +148,10 @@ def run(tasks: Sequence[Task], index: Path, checkpoint_seconds: float, ranks: Ra
         first = cache(lambda: reading.at(0))
         if ranks.size > 1:
             first()  # together, whichever of them need it
-        return (_member(task, index, first, ranks) for task in ranks.own(tasks))
+        return (_member(task, first, ranks) for task in ranks.own(tasks))
 
     def read(interruption: Interruption) -> Reading:
-        return _Reading(tasks, index, interruption, ranks)
+        return _Reading(tasks, interruption, ranks)
 
     return drive("train", tasks, read, start, checkpoint_seconds, ranks)
 
@@ -171,14 +181,19 @@ def drive(
     return members
 
 
-def _member(task: Task, index: Path, first: Callable[[], Batch], ranks: Ranks) -> Member:
+def _member(task: Task, first: Callable[[], dict[Path, Batch]], ranks: Ranks) -> Member:
+    def view(batches: dict[Path, Batch]) -> Batch:
+        """What the coder sees: of the module's input, an SAE nothing."""
+        batch = batches[task.data]
+        return Batch(batch.y, batch.y) if task.spec.architecture == "sae" else batch
+
     def build(resumed: bool) -> Trainer:
-        return Trainer(task.spec, None if resumed else _view(task.spec, first()), device(), ranks=ranks)
+        return Trainer(task.spec, None if resumed else view(first()), device(), ranks=ranks)
 
-    def take(trainer: Trainer, batch: Batch) -> None:
-        trainer.advance(_view(trainer.spec, batch))
+    def take(trainer: Trainer, batches: dict[Path, Batch]) -> None:
+        trainer.advance(view(batches))
 
-    return Member(task, _digest(task.spec, index), build, take, writes=ranks.writes)
+    return Member(task, _digest(task.spec, task.data), build, take, writes=ranks.writes)
 
 
 class _Pace:
@@ -246,11 +261,6 @@ def _fetch_and_save(members: list[Member]) -> None:
         member.save()
 
 
-def _view(spec: CoderSpec, batch: Batch) -> Batch:
-    """What a coder sees of a batch: of the module's input, an SAE nothing."""
-    return Batch(batch.y, batch.y) if spec.architecture == "sae" else batch
-
-
 def _check_together(specs: list[CoderSpec], ranks: Ranks) -> None:
     for name in ("width", "seed", "tokens", "batch_tokens"):
         if len({getattr(spec, name) for spec in specs}) > 1:
@@ -258,6 +268,15 @@ def _check_together(specs: list[CoderSpec], ranks: Ranks) -> None:
     if specs[0].batch_tokens % ranks.replicas:
         what = f"a batch of {specs[0].batch_tokens} tokens has no {ranks.replicas} equal parts"
         raise UserError(what, where="training.batch_tokens", fix="make it a multiple of `gpus`")
+
+
+def _check_same_rows(stores: dict[Path, ActivationStore]) -> None:
+    (one, first), *others = stores.items()
+    shards = [(shard.first_row, shard.rows) for shard in first.shards]
+    for index, store in others:
+        if store.context != first.context or [(shard.first_row, shard.rows) for shard in store.shards] != shards:
+            what = f"its rows are not those of {one}, or lie in other shards"
+            raise UserError(what, where=str(index), fix="train on the two apart, or make both from one config")
 
 
 def _check(spec: CoderSpec, store: ActivationStore, index: Path) -> None:

@@ -30,7 +30,7 @@ def train(
     Raises as `run` does; UserError when the spec has no learning rate; Diverged when training diverges (its state is then in
     diverged.safetensors and diverged.json).
     """
-    (member,) = run([Task(_rated(spec, choice), output)], index, checkpoint_seconds)
+    (member,) = run([Task(_rated(spec, choice), output, index)], checkpoint_seconds)
     if member.error:
         raise member.error
     member.trainer.finish()

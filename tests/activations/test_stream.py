@@ -15,8 +15,9 @@ from bsc.activations.recipe import write_recipe
 from bsc.activations.store import ActivationStore
 from bsc.activations.stream import Forward, open_activations
 from bsc.errors import CorruptFile, UserError
-from bsc.stages import ActivationsSpec, CoderSpec, RecipeSpec
+from bsc.stages import ActivationsSpec, CoderSpec, CohortSpec, RecipeSpec
 from bsc.training import batches, loop
+from bsc.training.cohort import train_cohort
 from bsc.training.train import train
 
 CONTEXTS, CONTEXT, SHARD, WIDTH = 20, 16, 6, 32
@@ -85,7 +86,7 @@ def coder_spec(**changes: object) -> CoderSpec:
 
 
 def opened(index: Path, kept_rows: int = 10**6, between: Callable[[], None] = lambda: None) -> ActivationStore:
-    return open_activations(index, kept_bytes=kept_rows * ROW_BYTES, between=between)
+    return open_activations([index], kept_bytes=kept_rows * ROW_BYTES, between=between)[index]
 
 
 def test_shards_are_those_that_are_stored(recipe: Path, stored: Path) -> None:
@@ -120,7 +121,7 @@ def test_the_buffer_is_bounded_and_nothing_is_computed_twice_a_window(recipe: Pa
     def watch(forward: Forward, first: int, count: int) -> object:
         nonlocal largest
         computed.append(first)
-        largest = max(largest, sum(len(x) for x, _ in forward._kept.values()) + count * CONTEXT)
+        largest = max(largest, sum(len(made[HOOKPOINT][0]) for made in forward._kept.values()) + count * CONTEXT)
         return compute(forward, first, count)
 
     monkeypatch.setattr(Forward, "_compute", watch)
@@ -132,6 +133,42 @@ def test_the_buffer_is_bounded_and_nothing_is_computed_twice_a_window(recipe: Pa
     assert largest <= window_rows
     assert len(computed) <= epochs * 4, "each shard once an epoch"
     assert set(computed) == {0, SHARD, 2 * SHARD, 3 * SHARD}
+
+
+def test_coders_of_several_hookpoints_share_the_passes_and_come_out_as_alone(
+    tiny_model: Path, tiny_tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a buffer of two shards, so that batches lie across its turns: no shard is made twice for that."""
+    for module in (batches, loop):
+        monkeypatch.setattr(module, "WINDOW_BYTES", 2 * SHARD * CONTEXT * ROW_BYTES)
+    indices = {hookpoint: tmp_path / f"{hookpoint}.json" for hookpoint in ("layers.0.mlp", "layers.2.mlp")}
+    for hookpoint, index in indices.items():
+        write_recipe(recipe_spec(hookpoint=hookpoint), tiny_model, tiny_tokens, index)
+    members = [
+        {"spec": coder_spec(architecture=architecture), "hookpoint": hookpoint, "folder": f"{hookpoint}/{architecture}"}
+        for hookpoint, architecture in zip([*indices, *indices], ["sae", "sae", "transcoder", "skip-transcoder"], strict=True)
+    ]
+    computed: list[int] = []
+    compute = Forward._compute
+    monkeypatch.setattr(Forward, "_compute", lambda self, first, count: computed.append(first) or compute(self, first, count))
+    cohort = CohortSpec.model_validate({"members": [{**member, "digest": "made"} for member in members]})
+    train_cohort(cohort, list(indices.values()), tmp_path / "coders", tmp_path / "cohort.json")
+    epochs = -(-15 * 64 // (CONTEXTS * (CONTEXT - 1)))
+    assert len(computed) <= 4 * epochs + 4, "each shard once an epoch, and those of the first batch, which is read twice"
+    for member in cohort.members:
+        for run in ("coders", "alone"):
+            train(member.spec, indices[member.hookpoint], tmp_path / run / member.folder)
+        made, alone = (tmp_path / run / member.folder / "coder.safetensors" for run in ("coders", "alone"))
+        assert made.read_bytes() == alone.read_bytes()
+
+
+def test_hookpoints_that_are_not_made_alike_are_refused(
+    recipe: Path, tiny_model: Path, tiny_tokens: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.json"
+    write_recipe(recipe_spec(hookpoint="layers.0.mlp", batch_contexts=2), tiny_model, tiny_tokens, other)
+    with pytest.raises(UserError, match="in another way than"):
+        open_activations([recipe, other], kept_bytes=1, between=lambda: None)
 
 
 @pytest.mark.parametrize("passes", [1, 3, 9])

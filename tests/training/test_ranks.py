@@ -58,7 +58,10 @@ def coder_spec(**changes: Any) -> CoderSpec:
 def cohort_of(names: list[str], **changes: Any) -> CohortSpec:
     """A cohort of some of MEMBERS; changes are of each of them."""
     specs = {name: coder_spec(**MEMBERS[name] | changes) for name in names}
-    members = [{"spec": spec.model_dump(), "folder": name, "digest": spec.json_text} for name, spec in specs.items()]
+    members = [
+        {"spec": spec.model_dump(), "hookpoint": "layers.1.mlp", "folder": name, "digest": spec.json_text}
+        for name, spec in specs.items()
+    ]
     return CohortSpec.model_validate({"members": members})
 
 

@@ -51,8 +51,10 @@ def test_cohorts_that_make_their_activations(fresh: Callable[[], Checkout]) -> N
 
 
 def test_one_binarisers_rate_retrains_that_binariser_only(fresh: Callable[[], Checkout]) -> None:
+    """Also of coders at two hookpoints, which one cohort trains."""
     made = fresh()
-    made.edit("config/smoke.yaml", "\nactivations:\n", KEYS)
+    made.edit("config/smoke.yaml", "\nactivations:\n", f"\ncohort_of: model{KEYS}")
+    assert [job.rule for job in made.stale("coders")].count("cohort") == 1
     made.run("coders")
     before = coders(made)
     made.edit("config/smoke.yaml", "\ncoders:", "\nbinarisers:\n  gumbel: {learning_rate: 0.02}\n\ncoders:")

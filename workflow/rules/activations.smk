@@ -120,8 +120,8 @@ if in_cohorts:
             source=at(paths.SOURCE, model="{model}", split="train", hookpoint="{hookpoint}"),
             cohorts=lambda w: [
                 at(paths.COHORT, model=model, hookpoint=hookpoint, seed=seed, part=part)
-                for model, hookpoint, seed, part in plan.cohorts
-                if (model, hookpoint) == (w.model, w.hookpoint)
+                for (model, hookpoint, seed, part), coders in plan.cohorts.items()
+                if any((coder.model, coder.hookpoint) == (w.model, w.hookpoint) for coder in coders)
             ],
         output:
             at(paths.INDEX, model="{model}", split="train", hookpoint="{hookpoint}"),

@@ -81,7 +81,10 @@ if in_cohorts:
     rule cohort:
         """Train coders that read the same batches, up to where `train` has nothing left to do but to write each."""
         input:
-            index=at(paths.SOURCE, model="{model}", split="train", hookpoint="{hookpoint}"),
+            indices=lambda w: [
+                at(paths.SOURCE, model=w.model, split="train", hookpoint=hookpoint)
+                for hookpoint in cohort_hookpoints(w)
+            ],
         output:
             at(paths.COHORT),
         log:
@@ -92,7 +95,7 @@ if in_cohorts:
             "../envs/bsc.yaml"
         threads: plan.config.gpus
         resources:
-            mem_mb=lambda w, attempt: (8_000 * plan.config.gpus + cohort_megabytes(w)) * 2 ** (attempt - 1),
+            mem_mb=lambda w, attempt: cohort_megabytes(w) * 2 ** (attempt - 1),
             runtime=grown(24 * 60),
             gpus=plan.config.gpus,
         params:
@@ -102,4 +105,4 @@ if in_cohorts:
             parallel=plan.config.parallel,
         shell:
             "{params.run} bsc cohort --parallel {params.parallel} --spec {params.stage[0]:q}"
-            " --activations {input.index:q} --coders {params.coders:q} --output {output:q} --log {log:q}"
+            " --activations {input.indices:q} --coders {params.coders:q} --output {output:q} --log {log:q}"

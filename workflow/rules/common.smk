@@ -98,10 +98,15 @@ def cohort_of(wildcards):
     return w.model, w.hookpoint, int(w.seed), int(w.part)
 
 
+def cohort_hookpoints(wildcards):
+    """Where a cohort's coders are."""
+    return list(dict.fromkeys(coder.hookpoint for coder in plan.cohorts[cohort_of(wildcards)]))
+
+
 def cohort_megabytes(wildcards):
-    """What a cohort's weights, gradients and optimisers take."""
-    coders = plan.cohorts[cohort_of(wildcards)]
-    return 4 * len(coders) * coder_bytes(plan.config, wildcards.model) // 10**6
+    """What each rank of a cohort holds: itself, and a buffer for each hookpoint; and all coders with their optimisers."""
+    coders = 4 * len(plan.cohorts[cohort_of(wildcards)]) * coder_bytes(plan.config, wildcards.model) // 10**6
+    return plan.config.gpus * (3_500 + 4_500 * len(cohort_hookpoints(wildcards))) + coders
 
 
 def ranks(count, threads):
