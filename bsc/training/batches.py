@@ -156,8 +156,13 @@ def batches_at(many: Sequence[Batches], step: int) -> list[Batch]:
     return [batches.moved(gathered) for batches, gathered in zip(many, read, strict=True)]
 
 
-def prefetched(make: Callable[[int], Made], steps: range, ahead: int = 2) -> Generator[Made, None, None]:
-    """What `make` gives for each step, in order; a thread makes the next ones meanwhile, at most `ahead` of them."""
+def prefetched(
+    make: Callable[[int], Made], steps: range, ahead: int = 2, *, finish: bool = False
+) -> Generator[Made, None, None]:
+    """What `make` gives for each step, in order; a thread makes the next ones meanwhile, at most `ahead` of them.
+
+    finish: closed early, it makes those all the same, for ranks that make them together.
+    """
     remaining = iter(steps)
     pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
     try:
@@ -167,4 +172,4 @@ def prefetched(make: Callable[[int], Made], steps: range, ahead: int = 2) -> Gen
             pending.extend(pool.submit(make, step) for step in islice(remaining, 1))
             yield made
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=True, cancel_futures=not finish)

@@ -228,7 +228,7 @@ def _loop(stage: str, tasks: Sequence[Task], members: list[Member], reading: Rea
     steps, tokens = spec.tokens // spec.batch_tokens, spec.batch_tokens
     done = pace.ranks.least(min((member.trainer.step for member in members), default=steps))
     with (
-        closing(prefetched(reading.at, range(done, steps))) as upcoming,
+        closing(prefetched(reading.at, range(done, steps), finish=pace.ranks.size > 1)) as upcoming,
         Progress(_label(stage, tasks, members), steps * tokens, "tokens", done=done * tokens) as progress,
     ):
         try:
