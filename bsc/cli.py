@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
 
-from bsc.device import keep_freed_memory
+from bsc.device import keep_freed_memory, place
 from bsc.errors import UserError
 
 CHECKPOINT_VARIABLE = "BSC_CHECKPOINT_SECONDS"
@@ -418,7 +418,7 @@ def _logged(path: Path | None) -> Iterator[None]:
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    if (rank := int(os.environ.get("RANK", 0))) > 0:
+    if rank := place().rank:
         path = path.with_suffix(f".{rank}{path.suffix}")  # torchrun started several processes with this command
     with path.open("w", encoding="utf-8", buffering=1) as file, redirect_stderr(_Tee(sys.stderr, file)):
         try:

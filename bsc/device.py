@@ -1,12 +1,35 @@
 """Which device a stage computes on, and in which precision its products are fast there."""
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
+
+
+class Place(NamedTuple):
+    """A process among those of its job: its number, its number on this node, and how many there are."""
+
+    rank: int
+    here: int
+    size: int
+
+
+def place() -> Place:
+    """Where torchrun put this process; (0, 0, 1) for one that it did not start, whatever other variables say."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return Place(0, 0, 1)
+    return Place(*(int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
+
+
+def enter_device() -> None:
+    """Make `device` the current one of this thread: each begins with the first GPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(device())
 
 
 def device() -> "torch.device":
@@ -15,7 +38,7 @@ def device() -> "torch.device":
 
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cuda", place().here)
 
 
 def keep_freed_memory() -> None:

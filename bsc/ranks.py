@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, distributed
 
+from bsc.device import enter_device, place
 from bsc.errors import UserError
 from bsc.shares import Item, shares
 
@@ -27,12 +28,18 @@ class Ranks:
     def __init__(self, rank: int = 0, size: int = 1, parallel: Parallel = "coders") -> None:
         self.rank, self.size = rank, size
         self.replicas = size if parallel == "batches" else 1
+        self._parent = os.getppid()
         self._exchange: Any = distributed.new_group(backend="gloo") if size > 1 else None
 
     @property
     def writes(self) -> bool:
         """Whether this rank writes the state of the coders that it has: those of replicas are the first one's to write."""
         return self.replicas == 1 or self.rank == 0
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether torchrun, which started this rank in a session of its own, is gone: killed, and not asked to end."""
+        return self.size > 1 and os.getppid() != self._parent
 
     def own(self, coders: Sequence[Item]) -> list[Item]:
         """Those of a job's coders that this rank trains."""
@@ -68,6 +75,12 @@ class Ranks:
         held = len(rows) // self.replicas
         return rows[self.rank * held : (self.rank + 1) * held] if self.replicas > 1 else rows
 
+    def from_first_(self, *tensors: Tensor) -> None:
+        """Give all replicas the first one's tensors, in place."""
+        if self.replicas > 1:
+            for tensor in tensors:
+                distributed.broadcast(tensor, 0)
+
     def sum_(self, *tensors: Tensor) -> None:
         """Add up the replicas' tensors, in place."""
         if self.replicas > 1:
@@ -90,15 +103,13 @@ def joined(parallel: Parallel = "coders") -> Iterator[Ranks]:
 
     On a machine with GPUs, the rank's own becomes the current one. Raises UserError when there are fewer GPUs than ranks.
     """
-    size = int(os.environ.get("WORLD_SIZE", 1))
-    if size == 1:
+    here = place()
+    if here.size == 1:
         yield ALONE
         return
-    if torch.cuda.is_available():
-        here, found = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if here >= found:
-            raise UserError(f"{size} ranks and {found} GPUs on this node", where="torchrun", fix="set `gpus` to those it has")
-        torch.cuda.set_device(here)
+    if torch.cuda.is_available() and here.here >= (found := torch.cuda.device_count()):
+        raise UserError(f"{here.size} ranks and {found} GPUs on this node", where="torchrun", fix="set `gpus` to those it has")
+    enter_device()
     distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    yield Ranks(distributed.get_rank(), size, parallel)
+    yield Ranks(here.rank, here.size, parallel)
     distributed.destroy_process_group()

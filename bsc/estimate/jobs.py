@@ -264,14 +264,19 @@ class Jobs:
         )
         computed = steps * max(stepped) / parts
         order = 5 * INT64 * rows  # two shuffled windows are kept, and making one takes three more
-        device = max(sum(map(held_memory, share)) + max(map(step_memory, share)) // parts for share in dealt)
+        devices = [sum(map(held_memory, share)) + max(map(step_memory, share)) // parts for share in dealt] * parts
+        device, more = max(devices) if self.machine.gpu else sum(devices), (ranks - 1) * PROGRAM
         if self.streamed:
             made, model = self._forward(max(coders, key=lambda coder: layer(coder.hookpoint)), drawn)
-            return self._job(rule, computed + made / ranks, ranks * (hookpoints * rows * 2 * row + order), device + model)
+            at_once = self.config.activations.batch_contexts * self.plan.context("train")
+            pieces = -(-self.config.activations.shard_tokens // at_once)  # of a shard, made by each rank in turn
+            held = ranks * (hookpoints * rows * 2 * row + order) + more
+            model *= 1 if self.machine.gpu else ranks
+            return self._job(rule, computed + made * -(-pieces // ranks) / pieces, held, device + model)
         read = 0 if rows == self.plan.rows("train") else hookpoints * drawn * sides * row
         checked = hookpoints * self._store_bytes(coders[0].model, "train")
         return self._job(
-            rule, checked / READ + max(computed, read / READ), hookpoints * rows * sides * row + ranks * order, device
+            rule, checked / READ + max(computed, read / READ), hookpoints * rows * sides * row + ranks * order + more, device
         )
 
     def _forward(self, coder: CoderId, tokens: int) -> tuple[float, int]:

@@ -21,6 +21,7 @@ from jaxtyping import BFloat16, Float, Int64
 from torch import Tensor
 
 from bsc.activations.store import ActivationStore, Shard
+from bsc.device import enter_device
 from bsc.errors import UserError
 
 WINDOW_BYTES = 4 << 30
@@ -164,7 +165,7 @@ def prefetched(
     finish: closed early, it makes those all the same, for ranks that make them together.
     """
     remaining = iter(steps)
-    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches", initializer=enter_device)
     try:
         pending = deque(pool.submit(make, step) for step in islice(remaining, ahead))
         while pending:

@@ -21,8 +21,8 @@ DIVERGED = ("diverged.safetensors", "diverged.json")
 _LAST = 20
 
 
-def raise_if_diverged(trainer: Trainer, rows: Float64[np.ndarray, "new columns"], output: Path) -> None:
-    """Save DIVERGED in `output` and raise Diverged when one of the freshly fetched rows of the log is beyond hope.
+def raise_if_diverged(trainer: Trainer, rows: Float64[np.ndarray, "new columns"], output: Path, *, writes: bool = True) -> None:
+    """Save DIVERGED in `output`, if this rank `writes`, and raise Diverged when a freshly fetched row is beyond hope.
 
     A checkpoint from before is left where it is: the same spec diverges again from there, another spec does not take it.
     """
@@ -30,8 +30,9 @@ def raise_if_diverged(trainer: Trainer, rows: Float64[np.ndarray, "new columns"]
     if step is None:
         return
     last = trainer.log.frame()[["step", "fvu", "loss", "gradient_norm"]].iloc[max(step - _LAST, 0) : step]
-    write_tensors(output / DIVERGED[0], trainer.tensors())
-    write_json(output / DIVERGED[1], {"step": step, "last": _jsonable(last)})
+    if writes:
+        write_tensors(output / DIVERGED[0], trainer.tensors())
+        write_json(output / DIVERGED[1], {"step": step, "last": _jsonable(last)})
     spec, bad = trainer.spec, last.iloc[-1]
     block = f"binarisers.{spec.binariser}" if spec.finetune is None else "finetune"
     warmup = "training.warmup_steps" if spec.finetune is None else "finetune.warmup_steps"

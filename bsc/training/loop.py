@@ -92,7 +92,7 @@ class Member:
         """Look at what the last steps measured; returns the last of it in words."""
         rows = self.trainer.log.fetch()
         try:
-            raise_if_diverged(self.trainer, rows, self.task.folder)
+            raise_if_diverged(self.trainer, rows, self.task.folder, writes=self._writes)
         except UserError as error:
             self.error = error
         return self.trainer.log.last() if len(rows) else ""
@@ -202,23 +202,24 @@ class _Pace:
     def __init__(self, interruption: Interruption, checkpoint_seconds: float, ranks: Ranks) -> None:
         self._interruption, self._seconds, self.ranks = interruption, checkpoint_seconds, ranks
         self._saved_at = time.monotonic()
+        self.due = self.told = False
 
-    @property
-    def due(self) -> bool:
-        """Whether it is time for a checkpoint."""
-        return time.monotonic() - self._saved_at >= self._seconds
+    def agree(self) -> None:
+        """Set, for all ranks alike, whether a checkpoint is `due`, and whether one was `told` to stop or has lost torchrun."""
+        due, told = time.monotonic() - self._saved_at >= self._seconds, self._interruption.received is not None
+        self.due, self.told = self.ranks.any(due, told or self.ranks.orphaned)
 
     def save(self, members: list[Member]) -> None:
         """Write checkpoints; the next ones are due so many seconds from now."""
         _fetch_and_save(members)
         self._saved_at = time.monotonic()
 
-    def goes_on(self, members: list[Member]) -> bool:
-        """Whether any rank has steps to take. Raises Stopped when one was told to stop."""
-        is_open, told = self.ranks.any(any(member.open for member in members), self._interruption.received is not None)
-        if is_open and told:
+    def go_on(self, members: list[Member]) -> bool:
+        """Whether any rank has steps to take. Raises Stopped if that is so and one was told to stop."""
+        (is_open,) = self.ranks.any(any(member.open for member in members))
+        if is_open and self.told:
             self._interruption.check()
-            raise Stopped("stopped by another rank")
+            raise Stopped("stopped by another rank, or for want of torchrun")
         return is_open
 
 
@@ -235,17 +236,18 @@ def _loop(stage: str, tasks: Sequence[Task], members: list[Member], reading: Rea
             for step, batch in enumerate(upcoming, done):
                 for member in members:
                     member.advance(step, batch)
+                pace.agree()
                 if pace.due or (step + 1) % fetch_every == 0 or step + 1 == steps:
-                    progress.advance(
-                        (step + 1 - done) * tokens, ", ".join(filter(None, [member.fetch() for member in members]))
-                    )
+                    said = filter(None, [member.fetch() for member in members])
+                    progress.advance((step + 1 - done) * tokens, ", ".join(said))
                     done = step + 1
                 if pace.due:
                     pace.save(members)
-                if not pace.goes_on(members):
+                if not pace.go_on(members):
                     return
         except Stopped:
             _fetch_and_save(members)  # before the wait for batches that are being made
+            pace.ranks.any(False)  # torchrun gives those who are left half a minute once the first has gone
             raise
 
 

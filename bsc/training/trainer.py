@@ -39,6 +39,7 @@ class Trainer:
         self.coder = SparseCoder.build(spec).to(device).train()
         if first is not None:
             self.coder.initialise_from(first.x, first.y)
+            ranks.from_first_(*self.coder.state_dict().values())
         self.log = TrainingLog(self.steps, spec.batch_tokens, more)
         self._optimiser = build_optimiser(spec.optimiser, dict(self.coder.named_parameters()))
         self._silence = Silence(spec.latents, spec.dead_after_tokens, device, ranks)

@@ -140,15 +140,6 @@ def test_ranks_that_share_the_batches_agree_with_one_process(recipe: Path, tmp_p
         )
 
 
-def test_replicas_draw_noise_of_their_own(recipe: Path, tmp_path: Path) -> None:
-    cohort = cohort_of(["noisy"], tokens=100 * 64)
-    together(cohort, recipe, tmp_path / "ranks", "--parallel", "batches")
-    train_alone(cohort, recipe, tmp_path / "alone")
-    made, expected = (logged(tmp_path / run / "noisy")["fvu"] for run in ("ranks", "alone"))
-    assert not np.allclose(made[5:], expected[5:], rtol=1e-6)
-    assert made[-30:].mean() == pytest.approx(expected[-30:].mean(), rel=0.05)
-
-
 @pytest.mark.parametrize("parallel", ["coders", "batches"])
 def test_told_to_save_they_stop_together_and_go_on(parallel: str, recipe: Path, tmp_path: Path) -> None:
     cohort = cohort_of(["binary", "sae"], tokens=120 * 64)

@@ -104,9 +104,12 @@ def cohort_hookpoints(wildcards):
 
 
 def cohort_megabytes(wildcards):
-    """What each rank of a cohort holds: itself, and a buffer for each hookpoint; and all coders with their optimisers."""
+    """What the ranks of a cohort hold: each itself and a buffer for each hookpoint; all coders, or each its own, with optimisers."""
     coders = 4 * len(plan.cohorts[cohort_of(wildcards)]) * coder_bytes(plan.config, wildcards.model) // 10**6
-    return plan.config.gpus * (3_500 + 4_500 * len(cohort_hookpoints(wildcards))) + coders
+    held = 3_500 + 4_500 * len(cohort_hookpoints(wildcards))
+    if plan.config.parallel == "batches":
+        return plan.config.gpus * (held + coders)
+    return plan.config.gpus * held + coders
 
 
 def ranks(count, threads):
@@ -114,7 +117,10 @@ def ranks(count, threads):
     if count == 1:
         return "python -m"
     options = f"--nproc-per-node={count} --signals-to-handle=SIGTERM,SIGINT,SIGUSR2 --shutdown-timeout=600"
-    return f"OMP_NUM_THREADS={max(threads // count, 1)} python -m torch.distributed.run --standalone {options} -m --"
+    each = max(
+        threads // count, 1
+    )  # Snakemake gives a process all of the job's, by several variables of which torch heeds two
+    return f"OMP_NUM_THREADS={each} MKL_NUM_THREADS={each} python -m torch.distributed.run --standalone {options} -m --"
 
 
 def shard_files():
