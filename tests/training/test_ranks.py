@@ -142,7 +142,7 @@ def test_ranks_that_share_the_batches_agree_with_one_process(recipe: Path, tmp_p
 
 @pytest.mark.parametrize("parallel", ["coders", "batches"])
 def test_told_to_save_they_stop_together_and_go_on(parallel: str, recipe: Path, tmp_path: Path) -> None:
-    cohort = cohort_of(["binary", "sae"], tokens=120 * 64)
+    cohort = cohort_of(["binary", "sae"], tokens=60 * 64)
     flags = ("--parallel", parallel)
     process = start(cohort, recipe, tmp_path / "ranks", *flags, "--checkpoint-seconds", "0")
     while not list(tmp_path.glob("ranks/*/checkpoint/step-*.json")) and process.poll() is None:
@@ -153,7 +153,7 @@ def test_told_to_save_they_stop_together_and_go_on(parallel: str, recipe: Path, 
     assert "stopped by SIGUSR2 after step" in said
     folders = (tmp_path / "ranks" / name / CHECKPOINTS for name in ("binary", "sae"))
     (step,) = {max(read_json(path)["step"] for path in folder.glob("*.json")) for folder in folders}
-    assert step < 120
+    assert step < 60
     assert not (tmp_path / "ranks" / "cohort.json").exists()
     said = together(cohort, recipe, tmp_path / "ranks", *flags)
     assert f"going on from the checkpoint after step {step:,}" in said
