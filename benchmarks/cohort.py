@@ -60,7 +60,7 @@ def main() -> None:
         Forward([recipe], *folders, kept_rows=1, between=lambda: None)
 
     cases: dict[str, Callable[[], object]] = {"cohort": cohort, "loading the model": start}
-    cases["forward"] = lambda: forward.shard(next(firsts), rows)
+    cases["forward"] = lambda: forward.shard(recipe.hookpoint, next(firsts), rows)
     for number, spec in enumerate(specs):
         cases[f"{number}: {spec.binariser}, k = {spec.k}"] = _bare(spec, Batch(x, y), arguments.steps)
     taken = medians(cases, arguments.rounds)
