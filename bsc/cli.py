@@ -12,10 +12,11 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, get_args
 
 from bsc.device import keep_freed_memory, place
 from bsc.errors import UserError
+from bsc.shares import Parallel
 
 CHECKPOINT_VARIABLE = "BSC_CHECKPOINT_SECONDS"
 """The environment variable that sets the time between checkpoints: how to run, so no part of a config."""
@@ -29,8 +30,8 @@ def folder(text: str) -> Path:
 
 def parallel(text: str) -> str:
     """What the ranks of a training job share."""
-    if text not in ("coders", "batches"):
-        raise argparse.ArgumentTypeError(f"`{text}` is neither coders nor batches")
+    if text not in get_args(Parallel):
+        raise argparse.ArgumentTypeError(f"`{text}` is none of {', '.join(get_args(Parallel))}")
     return text
 
 

@@ -21,6 +21,7 @@ from bsc.coders.binarisers.registry import REGISTRY, Entry, is_binariser, kind_o
 from bsc.errors import UserError
 from bsc.io import matching
 from bsc.paths import ARCHITECTURES, NAME, NGRAM, RESERVED, CoderId, layer
+from bsc.shares import Parallel
 
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0)]
@@ -448,7 +449,7 @@ class Config(_Strict):
     cohort: Annotated[int, Field(ge=1, le=100)] = 1
     cohort_of: Literal["hookpoint", "model"] = "hookpoint"
     gpus: Annotated[int, Field(ge=1, le=16)] = 1
-    parallel: Literal["coders", "batches"] = "coders"
+    parallel: Parallel = "coders"
     models: Annotated[dict[str, Model], Field(min_length=1)]
     corpus: Corpus
     activations: Activations = Activations()

@@ -10,16 +10,14 @@ coders and takes a part of each of the `batches`, and gradients are added up, wh
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
 from bsc.device import enter_device, place
 from bsc.errors import UserError
-from bsc.shares import Item, shares
-
-Parallel = Literal["coders", "batches"]
+from bsc.shares import Item, Parallel, shares
 
 
 class Ranks:

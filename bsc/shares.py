@@ -1,9 +1,11 @@
 """How the ranks of a training job share its coders; without torch, as estimates ask too."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 Item = TypeVar("Item")
+Parallel = Literal["coders", "batches"]
+"""What the ranks of a training job share; see `bsc.ranks`."""
 
 
 def shares(items: Sequence[Item], ranks: int) -> list[list[Item]]:

@@ -2,8 +2,8 @@
 
 The result looks like a store. Its shards are computed as `bsc activations` computes them (the same contexts, in the same
 batches, in the same precision), so they hold the same bits, and a coder cannot tell; several ranks compute a shard together, a
-batch each in turn. The last shards stay in memory, as bf16,
-as many as training shuffles together; that buffer is a function of the seed and the step, so no checkpoint has to hold it.
+batch each in turn. The last shards stay in memory, as bf16, as many as training shuffles together; that buffer is a function of
+the seed and the step, so no checkpoint has to hold it.
 """
 
 from collections import OrderedDict

@@ -12,7 +12,8 @@ from typing import Any
 from bsc.activations.recipe import KEY
 from bsc.errors import UserError
 from bsc.io import MANIFEST, read_json, read_manifest, write_json
-from bsc.ranks import Parallel, joined
+from bsc.ranks import joined
+from bsc.shares import Parallel
 from bsc.stages import CohortSpec, MemberSpec
 from bsc.training.loop import Task, run
 

@@ -61,7 +61,7 @@ class Trainer:
                 dead=dead,
                 multi_topk=self.spec.multi_topk,
                 frequencies=self.frequencies,
-                whole=batch.y if self._ranks.replicas > 1 else None,
+                whole=batch.y,
             )
         self.descend(loss)
 

@@ -5,8 +5,10 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import specs
 import torch
 
 from bsc.activations.extract import extract
@@ -63,26 +65,8 @@ def stored(tiny_model: Path, tiny_tokens: Path, tmp_path: Path) -> Path:
     return index
 
 
-def coder_spec(**changes: object) -> CoderSpec:
-    plain = {
-        "width": WIDTH,
-        "latents": 64,
-        "k": 4,
-        "architecture": "skip-transcoder",
-        "binariser": "binary-topk",
-        "options": {},
-        "seed": 1,
-        "tokens": 15 * 64,
-        "batch_tokens": 64,
-        "optimiser": "adam",
-        "learning_rate": 1e-2,
-        "warmup_steps": 4,
-        "auxk": False,
-        "multi_topk": False,
-        "dead_after_tokens": 500,
-        "dtype": "float32",
-    }
-    return CoderSpec.model_validate(plain | changes)
+def coder_spec(**changes: Any) -> CoderSpec:
+    return specs.coder_spec(**{"width": WIDTH, "binariser": "binary-topk", "tokens": 15 * 64, "batch_tokens": 64} | changes)
 
 
 def opened(index: Path, kept_rows: int = 10**6, between: Callable[[], None] = lambda: None) -> ActivationStore:

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from specs import coder_spec
 from threads import one_thread
 
 from bsc.activations.index import write_index
@@ -56,26 +56,4 @@ def store_index(make_store: MakeStore) -> Path:
 @pytest.fixture(scope="session")
 def make_spec() -> Callable[..., CoderSpec]:
     """A spec of a tiny coder; keywords change it."""
-
-    def make(**changes: Any) -> CoderSpec:
-        plain: dict[str, Any] = {
-            "width": WIDTH,
-            "latents": 64,
-            "k": 4,
-            "architecture": "skip-transcoder",
-            "binariser": "topk",
-            "options": {},
-            "seed": 1,
-            "tokens": 20 * 128,
-            "batch_tokens": 128,
-            "optimiser": "adam",
-            "learning_rate": 1e-2,
-            "warmup_steps": 4,
-            "auxk": False,
-            "multi_topk": False,
-            "dead_after_tokens": 500,
-            "dtype": "float32",
-        }
-        return CoderSpec(**plain | changes)
-
-    return make
+    return coder_spec

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from specs import coder_spec
 
 from bsc.activations.recipe import write_recipe
 from bsc.io import read_json, read_parquet, read_tensors
-from bsc.stages import CoderSpec, CohortSpec, RecipeSpec
+from bsc.stages import CohortSpec, RecipeSpec
 from bsc.training.loop import CHECKPOINTS
 from bsc.training.train import train
 
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.slow
 WIDTH, STEPS = 32, 15
 RANKS = ["--standalone", "--nproc-per-node=2", "--signals-to-handle=SIGTERM,SIGINT,SIGUSR2", "--shutdown-timeout=60"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", *RANKS, "-m", "--", "bsc", "cohort"]
+PLAIN = {"width": WIDTH, "tokens": STEPS * 64, "batch_tokens": 64}
 MEMBERS: dict[str, dict[str, Any]] = {
     "hopeless": {"learning_rate": 1e12},
     "binary": {"binariser": "binary-topk", "auxk": True, "dead_after_tokens": 200},
@@ -33,31 +35,9 @@ MEMBERS: dict[str, dict[str, Any]] = {
 }
 
 
-def coder_spec(**changes: Any) -> CoderSpec:
-    plain = {
-        "width": WIDTH,
-        "latents": 64,
-        "k": 4,
-        "architecture": "skip-transcoder",
-        "binariser": "topk",
-        "options": {},
-        "seed": 1,
-        "tokens": STEPS * 64,
-        "batch_tokens": 64,
-        "optimiser": "adam",
-        "learning_rate": 1e-2,
-        "warmup_steps": 4,
-        "auxk": False,
-        "multi_topk": False,
-        "dead_after_tokens": 500,
-        "dtype": "float32",
-    }
-    return CoderSpec.model_validate(plain | changes)
-
-
 def cohort_of(names: list[str], **changes: Any) -> CohortSpec:
     """A cohort of some of MEMBERS; changes are of each of them."""
-    specs = {name: coder_spec(**MEMBERS[name] | changes) for name in names}
+    specs = {name: coder_spec(**PLAIN | MEMBERS[name] | changes) for name in names}
     members = [
         {"spec": spec.model_dump(), "hookpoint": "layers.1.mlp", "folder": name, "digest": spec.json_text}
         for name, spec in specs.items()

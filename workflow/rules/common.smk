@@ -117,9 +117,8 @@ def ranks(count, threads):
     if count == 1:
         return "python -m"
     options = f"--nproc-per-node={count} --signals-to-handle=SIGTERM,SIGINT,SIGUSR2 --shutdown-timeout=600"
-    each = max(
-        threads // count, 1
-    )  # Snakemake gives a process all of the job's, by several variables of which torch heeds two
+    # Snakemake gives a process all of the job's threads, by several variables, of which torch heeds two.
+    each = max(threads // count, 1)
     return f"OMP_NUM_THREADS={each} MKL_NUM_THREADS={each} python -m torch.distributed.run --standalone {options} -m --"
 
 
