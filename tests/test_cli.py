@@ -35,6 +35,14 @@ def test_what_the_dag_imports_is_free_of_torch(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+@pytest.mark.parametrize("stage", ["tokens", "train", "trial", "latents", "probe", "explain", "score", "figure"])
+def test_stages_that_run_no_language_model_import_none(stage: str) -> None:
+    """Importing transformers' models takes longer than most of these stages of a small run."""
+    module, _, _ = STAGES[stage].code.partition(":")
+    code = f"import sys, {module}; sys.exit('transformers.modeling_utils' in sys.modules or 'torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
 @pytest.mark.parametrize("stage", sorted(STAGES))
 def test_each_stage_explains_itself(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

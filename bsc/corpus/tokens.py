@@ -7,10 +7,9 @@ stands, and the few tokens that do not fill a context yet.
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from bsc.corpus.column import Document, Ids
 from bsc.corpus.dataset import NetworkFault
@@ -23,6 +22,9 @@ from bsc.models.load import load_tokenizer
 from bsc.progress import Progress
 from bsc.spec import fingerprint
 from bsc.stages import SplitSpec, TokensSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SPLIT_ORDER = ("evaluation", "interpretation", "train")
 """The small splits come first, so that more training text changes nothing in them."""
@@ -143,7 +145,7 @@ class Encoder:
         return made
 
 
-def _single_token(tokenizer: PreTrainedTokenizerBase, separator: str) -> int:
+def _single_token(tokenizer: "PreTrainedTokenizerBase", separator: str) -> int:
     ids: list[int] = tokenizer.encode(separator, add_special_tokens=False)
     if len(ids) != 1 or (ids[0] == tokenizer.unk_token_id and separator != tokenizer.unk_token):
         fix = f"use one of {', '.join(map(repr, tokenizer.all_special_tokens)) or 'its tokens'}, or leave it out"
@@ -151,13 +153,13 @@ def _single_token(tokenizer: PreTrainedTokenizerBase, separator: str) -> int:
     return ids[0]
 
 
-def _bos(tokenizer: PreTrainedTokenizerBase) -> int:
+def _bos(tokenizer: "PreTrainedTokenizerBase") -> int:
     if tokenizer.bos_token_id is None:
         raise UserError("this tokenizer has no BOS token", where="corpus.bos", fix="set `bos: false`")
     return int(tokenizer.bos_token_id)
 
 
-def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocabulary: int, model: Path) -> None:
+def _check_vocabulary(tokenizer: "PreTrainedTokenizerBase", vocabulary: int, model: Path) -> None:
     highest = max(tokenizer.get_vocab().values())
     if highest >= vocabulary:
         what = f"its tokenizer has ids up to {highest} and its embedding {vocabulary} rows"

@@ -1,19 +1,23 @@
-"""A fetched model, ready to run."""
+"""A fetched model, ready to run.
+
+Only loading one imports transformers, whose models take seconds to import: stages that read what a model left do without.
+"""
 
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from bsc.device import device
 from bsc.errors import UserError
 from bsc.io import check, read_manifest
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-def load_model(folder: Path, dtype: torch.dtype, *, layers: int | None = None, head: bool = True) -> PreTrainedModel:
+
+def load_model(folder: Path, dtype: torch.dtype, *, layers: int | None = None, head: bool = True) -> "PreTrainedModel":
     """The model of a folder that `bsc model` wrote: files verified, evaluation mode, no gradients, on `bsc.device.device()`.
 
     layers: keep only the first so many decoder layers, which is all that activations up to there need.
@@ -26,10 +30,13 @@ def load_model(folder: Path, dtype: torch.dtype, *, layers: int | None = None, h
         _truncate(model, layers, folder)
     module: nn.Module = model if head else model.base_model
     module.eval().requires_grad_(False).to(device())
-    return cast(PreTrainedModel, module)
+    return cast("PreTrainedModel", module)
 
 
-def _whole_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+def _whole_model(folder: Path, dtype: torch.dtype) -> "PreTrainedModel":
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # one that lasts a tenth of a second, and fills a log
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -41,7 +48,7 @@ def _whole_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     return model
 
 
-def decoder_layers(model: PreTrainedModel, folder: Path) -> nn.ModuleList:
+def decoder_layers(model: "PreTrainedModel", folder: Path) -> nn.ModuleList:
     """The decoder layers of a model. Raises UserError when it is not built of `model.layers` as Llama is."""
     found = getattr(model.base_model, "layers", None)
     if not isinstance(found, nn.ModuleList) or not all(hasattr(layer, "mlp") for layer in found):
@@ -49,7 +56,7 @@ def decoder_layers(model: PreTrainedModel, folder: Path) -> nn.ModuleList:
     return found
 
 
-def _truncate(model: PreTrainedModel, layers: int, folder: Path) -> None:
+def _truncate(model: "PreTrainedModel", layers: int, folder: Path) -> None:
     whole = decoder_layers(model, folder)
     if not 1 <= layers <= len(whole):
         what = f"{layers} layers are asked for and the model has {len(whole)}"
@@ -66,11 +73,13 @@ def _unsupported(folder: Path, reason: str) -> UserError:
     )
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     """The tokenizer of a folder that `bsc model` wrote, its files verified (and not the weights, which it does not read).
 
     Raises CorruptFile when a file is not the one that was fetched, UserError when there is no fast tokenizer.
     """
+    from transformers import AutoTokenizer
+
     for name, recorded in read_manifest(folder, verify=False)["files"].items():
         if not name.endswith(".safetensors"):
             check(folder / name, recorded)

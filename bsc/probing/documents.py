@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bsc.corpus.labelled import labelled_documents
 from bsc.device import device, resolve_dtype
@@ -20,6 +19,9 @@ from bsc.models.load import load_model, load_tokenizer
 from bsc.paths import layer
 from bsc.progress import Progress
 from bsc.stages import LabelledSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DOCUMENTS = "documents.parquet"
 FEWEST_TOKENS = 16
@@ -63,7 +65,7 @@ def label_documents(spec: LabelledSpec, model: Path, output: Path) -> None:
     write_manifest(output, files, {"labels": labels, "documents": len(kept), "source": spec.source})
 
 
-def _cut(tokenizer: PreTrainedTokenizerBase, texts: list[str], length: int) -> list[list[int]]:
+def _cut(tokenizer: "PreTrainedTokenizerBase", texts: list[str], length: int) -> list[list[int]]:
     options = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False}
     found: list[list[int]] = tokenizer(texts, truncation=True, max_length=length, **options)["input_ids"] if texts else []
     return found
@@ -81,7 +83,7 @@ def _enough(labels: "pd.Series[str]", spec: LabelledSpec) -> list[str]:
 
 @torch.inference_mode()
 def _activations(
-    decoder: PreTrainedModel, documents: list[list[int]], spec: LabelledSpec
+    decoder: "PreTrainedModel", documents: list[list[int]], spec: LabelledSpec
 ) -> dict[str, list[tuple[Tensor, Tensor]]]:
     """Of each hookpoint its module's (input, output) in each document, position 0 left out."""
     found: dict[str, list[tuple[Tensor, Tensor]]] = {hookpoint: [] for hookpoint in spec.hookpoints}

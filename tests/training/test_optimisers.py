@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -98,6 +101,32 @@ def test_adam_by_formula() -> None:
             m, v = 0.9 * m + 0.1 * gradient[name], 0.999 * v + 0.001 * gradient[name] ** 2
             value -= rate * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
         np.testing.assert_allclose(held[name].detach().numpy(), value, rtol=1e-10)
+
+
+def test_adam_is_torchs_bit_for_bit() -> None:
+    ours, theirs = parameters(6, torch.float32), parameters(6, torch.float32)
+    torchs = torch.optim.Adam(theirs.values(), fused=True)
+    rates = [0.01, 0.02, 0.005]
+    for rate, gradients in zip(rates, follow(Adam(ours), ours, rates, 8), strict=True):
+        torchs.param_groups[0]["lr"] = rate
+        for name, parameter in theirs.items():
+            parameter.grad = torch.from_numpy(gradients[name])
+        torchs.step()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_adam_does_without_torchs_compiler() -> None:
+    """Importing that takes seconds, of every training job."""
+    code = """
+import sys, torch
+from bsc.training.optimisers import Adam
+w = torch.nn.Parameter(torch.ones(3))
+optimiser = Adam({"w": w})
+w.sum().backward()
+optimiser.step(0.5)
+sys.exit("torch._dynamo" in sys.modules or not torch.allclose(w, torch.tensor(0.5)))
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 @pytest.mark.parametrize("name", ["adam", "signum"])

@@ -1,5 +1,6 @@
 """A copy of the repository in which smoke.yaml has been run to its end by the real Snakemake."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 def checkout(finished: Checkout, tmp_path: Path) -> Checkout:
     """A copy of the finished checkout that a test may change."""
     return copy(finished.folder, tmp_path / "checkout", results=True)
+
+
+@pytest.fixture
+def tokenised(checkout: Checkout) -> Checkout:
+    """One that has its model and its tokens, and nothing that comes after them."""
+    for folder in (checkout.folder / "results" / "smoke").iterdir():
+        if folder.name not in ("models", "tokens"):
+            shutil.rmtree(folder)
+    return checkout
 
 
 @pytest.fixture

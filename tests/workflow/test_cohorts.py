@@ -1,6 +1,5 @@
 """Cohorts and streamed activations under the real Snakemake: the same coders, and stale only what is."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,9 @@ def coders(checkout: Checkout) -> dict[Path, tuple[bytes, int]]:
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_cohorts_that_make_their_activations(fresh: Callable[[], Checkout]) -> None:
+def test_cohorts_that_make_their_activations(tokenised: Checkout) -> None:
     """In two processes, as on two GPUs."""
-    made = fresh()
+    made = tokenised
     made.edit("config/smoke.yaml", "\nactivations:\n", f"\ngpus: 2{KEYS}")
     rules = [job.rule for job in made.stale("coders")]
     assert rules.count("cohort") == 2
@@ -50,9 +49,9 @@ def test_cohorts_that_make_their_activations(fresh: Callable[[], Checkout]) -> N
     assert lost.read_bytes() == after[lost][0]
 
 
-def test_one_binarisers_rate_retrains_that_binariser_only(fresh: Callable[[], Checkout]) -> None:
+def test_one_binarisers_rate_retrains_that_binariser_only(tokenised: Checkout) -> None:
     """Also of coders at two hookpoints, which one cohort trains."""
-    made = fresh()
+    made = tokenised
     made.edit("config/smoke.yaml", "\nactivations:\n", f"\ncohort_of: model{KEYS}")
     assert [job.rule for job in made.stale("coders")].count("cohort") == 1
     made.run("coders")

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -23,20 +22,20 @@ autointerp:
 """
 
 
-def test_scores_by_embeddings_and_another_kind_of_negatives(fresh: Callable[[], Checkout], tmp_path: Path) -> None:
-    made = fresh()
-    made.edit("config/smoke.yaml", "\nautointerp:\n", CONFIG.format(folder=save_embedder(tmp_path / "embedder")))
+def test_scores_by_embeddings_and_another_kind_of_negatives(checkout: Checkout, tmp_path: Path) -> None:
+    checkout.edit("config/smoke.yaml", "\nautointerp:\n", CONFIG.format(folder=save_embedder(tmp_path / "embedder")))
     target = f"{SCORES}/manifest.json"
-    made.run(target)
-    summary = json.loads((made.folder / SCORES / "summary.json").read_text())
+    assert {job.rule for job in checkout.stale(target)} == {"embedder", "embed", "score"}
+    checkout.run(target)
+    summary = json.loads((checkout.folder / SCORES / "summary.json").read_text())
     assert summary["negatives"] == {"kind": "nearest", "random_windows": 0, "latents_with_random": 0}
     assert set(summary["scorers"]) == {"detection", "embedding"}
-    scores = pd.read_parquet(made.folder / SCORES / "scores.parquet")
+    scores = pd.read_parquet(checkout.folder / SCORES / "scores.parquet")
     assert scores.loc[scores["scorer"] == "embedding", "auroc"].between(0, 1).all()
     assert len(scores[scores["scorer"] == "embedding"]) == len(scores[scores["scorer"] == "detection"]) > 0
-    assert made.stale(target) == []
+    assert checkout.stale(target) == []
 
-    made.edit("config/smoke.yaml", "negatives: nearest", "negatives: cooccurring")
-    assert [job.rule for job in made.stale(target)] == ["score"]
-    made.run(target)
-    assert json.loads((made.folder / SCORES / "summary.json").read_text())["negatives"]["kind"] == "cooccurring"
+    checkout.edit("config/smoke.yaml", "negatives: nearest", "negatives: cooccurring")
+    assert [job.rule for job in checkout.stale(target)] == ["score"]
+    checkout.run(target)
+    assert json.loads((checkout.folder / SCORES / "summary.json").read_text())["negatives"]["kind"] == "cooccurring"
