@@ -34,7 +34,7 @@ def train_cohort(
     on from it, together or one by one; so a cohort that was stopped goes on. parallel: what the ranks of the job share, if
     torchrun started several; see `bsc.ranks`.
 
-    Raises as `bsc.training.loop.run` does. UserError when a member's hookpoint has no index, or when a member diverges: the
+    Raises as `bsc.training.loop.run` does. UserError when a member's hookpoint has no index or two, or when a member diverges: the
     others are trained to their end first, and keep that.
     """
     waiting = [member for member in spec.members if not _is_finished(coders / member.folder, member.digest)]
@@ -42,7 +42,7 @@ def train_cohort(
         if ranks.rank == 0:
             print(f"{len(waiting)} of {len(spec.members)} coders are to be trained", file=sys.stderr, flush=True)
         if waiting:
-            found = {_hookpoint(index): index for index in indices}
+            found = _by_hookpoint(indices)
             trained = run([_task(member, coders, found) for member in waiting], checkpoint_seconds, ranks)
             for one in trained:
                 one.save()
@@ -56,9 +56,16 @@ def train_cohort(
             write_json(output, [{"folder": member.folder, "digest": member.digest} for member in spec.members])
 
 
-def _hookpoint(index: Path) -> str:
-    facts: dict[str, Any] = read_json(index)
-    return str(facts.get(KEY, facts)["hookpoint"])
+def _by_hookpoint(indices: list[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for index in indices:
+        facts: dict[str, Any] = read_json(index)
+        hookpoint = str(facts.get(KEY, facts)["hookpoint"])
+        if hookpoint in found:
+            what = f"{found[hookpoint]} and {index} are both of {hookpoint}"
+            raise UserError(what, where="--activations", fix="give one index of each hookpoint")
+        found[hookpoint] = index
+    return found
 
 
 def _task(member: MemberSpec, coders: Path, indices: dict[str, Path]) -> Task:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from checkouts import ROOT, Checkout, copy
-from conftest import Cluster, wait_for
+from slurm_cluster import Cluster, wait_for
 
 pytestmark = pytest.mark.slow
 

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from conftest import Workflow, wait_for
+from slurm_cluster import Workflow, wait_for
 
 ONE = """
 rule all:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import Workflow, wait_for
+from slurm_cluster import Workflow, wait_for
 
 NAP = """
 rule nap:

@@ -5,7 +5,7 @@ import threading
 import time
 from pathlib import Path
 
-from conftest import Workflow, wait_for
+from slurm_cluster import Workflow, wait_for
 
 MANY = """
 rule all:

@@ -184,3 +184,5 @@ def test_stores_of_other_shards_are_refused(make_spec: MakeSpec, make_store: Cal
         train_cohort(cohort, indices, tmp_path, tmp_path / "cohort.json")
     with pytest.raises(UserError, match=r"no index is of layers\.1\.mlp"):
         train_cohort(cohort, indices[:1], tmp_path, tmp_path / "cohort.json")
+    with pytest.raises(UserError, match=r"are both of layers\.0\.mlp"):
+        train_cohort(cohort, [indices[0], indices[0]], tmp_path, tmp_path / "cohort.json")
