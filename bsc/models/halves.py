@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from bsc.device import device
 from bsc.errors import UserError
+from bsc.models.hooks import splice
 from bsc.models.layers import only_layers
 
 PROBE = 8
@@ -54,9 +55,30 @@ class Halves:
 
     @torch.inference_mode()
     def check(self, probe: Int[Tensor, "1 probe"], folder: Path, key: str) -> None:
-        """Refuse models that cannot be cut in two here: what they say would be wrong without a word. key: of who cuts it."""
+        """Refuse models that cannot be cut in two here: what they say would be wrong without a word. key: of who cuts it.
+
+        A model passes whose upper layers go on from its lower ones, and whose hooked layer adds its MLP's output, as it is, to
+        the residual stream: one with a norm behind the MLP (OLMo 2, Gemma 2) does not.
+        """
         probe = probe.long().to(device())
-        whole, parts = hidden_states(self.model, probe), self.above(self.below(probe))
-        if not torch.allclose(whole, parts, atol=0.02 * float(whole.abs().max())):
-            what = "the model gives something else when its lower and upper layers are run one after the other"
-            raise UserError(what, where=str(folder), fix=f"use a model of the Llama kind, or leave `{key}` out")
+        states, residual = self.below(probe), self._without_mlp(probe)
+        faults = {
+            "its lower and upper layers are run one after the other": (hidden_states(self.model, probe), self.above(states)),
+            "the output of the hooked MLP is added to the residual stream from outside": (states, residual),
+        }
+        for how, (whole, parts) in faults.items():
+            if not torch.allclose(whole, parts, atol=0.02 * float(whole.abs().max())):
+                what = f"the model gives something else when {how}"
+                raise UserError(what, where=str(folder), fix=f"use a model of the Llama kind, or leave `{key}` out")
+
+    def _without_mlp(self, tokens: Int[Tensor, "batch position"]) -> States:
+        """Hidden states after the hooked layer, whose MLP gives 0 in its place and is added to them."""
+        found: list[Tensor] = []
+
+        def keep(x: Tensor, y: Tensor) -> Tensor:
+            found.append(y)
+            return torch.zeros_like(y)
+
+        with splice(self.model, {f"layers.{self.hooked}.mlp": keep}):
+            residual = self.below(tokens)
+        return residual + found[0]
