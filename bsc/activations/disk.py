@@ -2,7 +2,8 @@
 
 Sizes follow from shapes alone, so they are right to a few percent where shapes are in the config (tokens, activations, coders)
 and rough where they are not (a model's vocabulary; how often latents fire: k a token is taken, which learned thresholds may
-exceed). Checkpoints are counted for one training job at a time.
+exceed). Checkpoints are counted for one training job at a time, and, with cohorts, the last one of every coder: it waits until
+all cohorts of the coder's hookpoint are trained.
 """
 
 import shutil
@@ -45,12 +46,13 @@ def _sizes(config: Config, stored: tuple[str, ...]) -> dict[str, int]:
     activations = {f"activations ({split})": _activations(config, plan.rows(split)) for split in stored}
     sizes = [coder_bytes(config, coder.model) for coder in config.coder_ids]
     largest = max((len(coders) for coders in plan.cohorts.values()), default=0)
+    waiting = ADAM_STATES * sum(sizes) if config.in_cohorts else 0
     return {
         "models": sum(map(_model, config.models.values())),
         "tokens": len(config.models) * sum(split.tokens for _, split in config.corpus.splits) * 2 * INT32,
         **activations,
         "coders": sum(sizes),
-        "checkpoints": CHECKPOINTS * ADAM_STATES * max(sizes, default=0) * largest,
+        "checkpoints": waiting + CHECKPOINTS * ADAM_STATES * max(sizes, default=0) * largest,
         "latents": _latents(config, plan),
         **(
             {"labelled documents": _activations(config, probed.documents * probed.tokens)} if (probed := config.probing) else {}

@@ -7,6 +7,7 @@ whether it is prose (documentation) or code (Python without its docstrings and c
 import ast
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from heapq import heappush, heappushpop
 from importlib.metadata import PackageNotFoundError, distribution
 from itertools import islice
 from pathlib import Path
@@ -19,8 +20,11 @@ from bsc.errors import UserError
 if TYPE_CHECKING:
     from bsc.stages import LabelledSpec
 
-BUILDERS = {".jsonl": "json", ".parquet": "parquet"}
+BUILDERS = {".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
 """What `datasets` calls the kinds of file that labelled text is read from."""
+
+SCANNED = 200_000
+"""Rows of a data set or of files that are looked at, at the most: many sets are sorted by label."""
 
 Labelled = tuple[str, str]
 """A document and its label."""
@@ -29,13 +33,27 @@ Labelled = tuple[str, str]
 def labelled_documents(spec: "LabelledSpec") -> list[Labelled]:
     """At most `spec.documents` documents with their labels, the same each time.
 
-    Of packages, equally many of each label, as far as there are so many; of data sets and files, the first rows whose text is
-    long enough (`SHORTEST` characters). Raises UserError when the source cannot be read or has no such columns.
+    They are equally many of each label, as far as there are so many. Of data sets and files they are those with the lowest
+    SHA-256 among the first `SCANNED` rows whose text is long enough (`SHORTEST` characters), in whatever order the rows stand.
+    Raises UserError when the source cannot be read or has no such columns.
     """
     if spec.source == "documentation":
         return _of_packages(spec)
     rows = _hub_rows(spec) if spec.source == "hub" else _file_rows(spec)
-    return list(islice((pair for pair in rows if len(pair[0]) >= SHORTEST), spec.documents))
+    return _drawn((pair for pair in islice(rows, SCANNED) if len(pair[0]) >= SHORTEST), spec.documents)
+
+
+def _drawn(rows: Iterable[Labelled], documents: int) -> list[Labelled]:
+    kept: dict[str, list[tuple[int, str]]] = {}
+    for text, label in rows:
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+        heap, entry = kept.setdefault(label, []), (-int.from_bytes(digest), text)
+        (heappushpop if len(heap) == documents else heappush)(heap, entry)  # the largest negative ones are the lowest
+    shares, left = {}, documents
+    for place, label in enumerate(sorted(kept, key=lambda label: len(kept[label]))):
+        shares[label] = min(len(kept[label]), left // (len(kept) - place))  # what the rare ones leave goes to the others
+        left -= shares[label]
+    return [(text, label) for label in sorted(kept) for _, text in sorted(kept[label], reverse=True)[: shares[label]]]
 
 
 def _of_packages(spec: "LabelledSpec") -> list[Labelled]:
@@ -96,7 +114,7 @@ def _file_rows(spec: "LabelledSpec") -> Iterator[Labelled]:
         path = Path(name)
         if path.suffix not in BUILDERS:
             what = "not a kind of file that labelled text is read from"
-            raise UserError(what, where=name, fix="use .jsonl or .parquet, with a text and a label in each row")
+            raise UserError(what, where=name, fix="use .jsonl, .parquet or .csv, with a text and a label in each row")
         with readable(name, "check that the file is there, whole and of the kind that its name says"):
             rows = load_dataset(BUILDERS[path.suffix], data_files=name, split="train", streaming=True)
             yield from _pairs(rows, spec, name)

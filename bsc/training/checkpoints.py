@@ -37,7 +37,11 @@ class Checkpoints:
         weights = self._weights(step)
         write_tensors(weights, tensors)
         write_json(self._facts(step), {"digest": self.digest, "step": step, **describe(weights)})
-        for old in sorted(self._steps(), reverse=True)[KEPT:]:
+        self.keep(KEPT)
+
+    def keep(self, count: int) -> None:
+        """Drop all but the last so many."""
+        for old in sorted(self._steps(), reverse=True)[count:]:
             self._facts(old).unlink()
             self._weights(old).unlink(missing_ok=True)
 

@@ -34,8 +34,10 @@ def train_cohort(
     on from it, together or one by one; so a cohort that was stopped goes on. parallel: what the ranks of the job share, if
     torchrun started several; see `bsc.ranks`.
 
-    Raises as `bsc.training.loop.run` does. UserError when a member's hookpoint has no index or two, or when a member diverges: the
-    others are trained to their end first, and keep that.
+    A member that diverges is reported, and left to its own `bsc train`, which goes on from before, meets the same and fails
+    alone: one bad learning rate holds up no other coder.
+
+    Raises as `bsc.training.loop.run` does, and UserError when a member's hookpoint has no index, or two.
     """
     waiting = [member for member in spec.members if not _is_finished(coders / member.folder, member.digest)]
     with joined(parallel or "coders") as ranks:
@@ -45,13 +47,10 @@ def train_cohort(
             found = _by_hookpoint(indices)
             trained = run([_task(member, coders, found) for member in waiting], checkpoint_seconds, ranks)
             for one in trained:
-                one.save()
-            errors = [one.error for one in trained if one.error]
-            (failed,) = ranks.any(bool(errors))
-            if errors:
-                raise errors[0]
-            if failed:
-                raise UserError("a coder of another rank has diverged", where=str(coders), fix="see what that rank says of it")
+                one.leave()
+                if one.error:
+                    print(one.error, file=sys.stderr, flush=True)
+            ranks.any(False)  # all have saved theirs
         if ranks.rank == 0:
             write_json(output, [{"folder": member.folder, "digest": member.digest} for member in spec.members])
 
@@ -72,7 +71,7 @@ def _task(member: MemberSpec, coders: Path, indices: dict[str, Path]) -> Task:
     if member.hookpoint not in indices:
         what = f"no index is of {member.hookpoint}, which {member.folder} is trained at"
         raise UserError(what, where="--activations", fix="give the index of each member's hookpoint")
-    return Task(member.spec, coders / member.folder, indices[member.hookpoint])
+    return Task(member.spec, coders / member.folder, indices[member.hookpoint], member.digest)
 
 
 def _is_finished(folder: Path, digest: str) -> bool:

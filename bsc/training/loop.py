@@ -37,12 +37,14 @@ _FETCH_EVERY = {"cpu": 1, "cuda": 50}
 class Task(NamedTuple):
     """A coder to train, and its folder: checkpoints go under it, and the state where training diverged.
 
-    data: what it is trained on: the index of its activations, or, in finetuning, a tokens folder.
+    data: what it is trained on: the index of its activations, or, in finetuning, a tokens folder. digest: of the coder's plan,
+    spec, code and all that it is made of, by which its checkpoints are known; without one it is what `data` says.
     """
 
     spec: CoderSpec
     folder: Path
     data: Path
+    digest: str | None = None
 
 
 class Reading(Protocol):
@@ -102,6 +104,12 @@ class Member:
         if self._writes and self.error is None and self.trainer.step > self._saved:
             self.checkpoints.save(self.trainer.step, self.trainer.tensors())
             self._saved = self.trainer.step
+
+    def leave(self) -> None:
+        """Leave the last state, and no other, to the job that writes the coder; where training diverged, what there was."""
+        self.save()
+        if self._writes and self.error is None:
+            self.checkpoints.keep(1)
 
 
 class _Reading:
@@ -193,7 +201,7 @@ def _member(task: Task, first: Callable[[], dict[Path, Batch]], ranks: Ranks) ->
     def take(trainer: Trainer, batches: dict[Path, Batch]) -> None:
         trainer.advance(view(batches))
 
-    return Member(task, _digest(task.spec, task.data), build, take, writes=ranks.writes)
+    return Member(task, _digest(task), build, take, writes=ranks.writes)
 
 
 class _Pace:
@@ -302,7 +310,10 @@ def _tidy(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _digest(spec: CoderSpec, index: Path) -> str:
-    """What a checkpoint must share with the run that goes on from it: spec, activations (their SHA-256) and code."""
-    code = fingerprint("bsc.training.loop", REGISTRY[spec.binariser].module)
-    return digest(spec.model_dump(), read_json(index), code)
+def _digest(task: Task) -> str:
+    """What a checkpoint must share with the run that goes on from it: spec, code, and activations.
+
+    A plan's digest stands for the activations whether they are stored or made as they are read; else their SHA-256 do.
+    """
+    code = fingerprint("bsc.training.loop", REGISTRY[task.spec.binariser].module)
+    return digest(task.spec.model_dump(), task.digest or read_json(task.data), code)

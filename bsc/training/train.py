@@ -20,8 +20,8 @@ def train(
 ) -> None:
     """Train the coder of a spec on the activations that an index stands for, and write its folder.
 
-    choice: the file of a sweep (`bsc choose`) whose learning rate is taken, for a spec that has none. digest: recorded in the
-    manifest, so that `bsc cohort` knows a coder that is as it should be.
+    choice: the file of a sweep (`bsc choose`) whose learning rate is taken, for a spec that has none. digest: of the coder's
+    plan. It is recorded in checkpoints, and in the manifest, so that `bsc cohort` knows a coder that is as it should be.
 
     A run that was stopped or killed goes on from its last checkpoint (`bsc.training.loop.run` says when there is one); on the
     same machine and number of threads the coder is bit for bit the one of a run without interruption. The folder `checkpoint`
@@ -30,7 +30,7 @@ def train(
     Raises as `run` does; UserError when the spec has no learning rate; Diverged when training diverges (its state is then in
     diverged.safetensors and diverged.json).
     """
-    (member,) = run([Task(_rated(spec, choice), output, index)], checkpoint_seconds)
+    (member,) = run([Task(_rated(spec, choice), output, index, digest)], checkpoint_seconds)
     if member.error:
         raise member.error
     member.trainer.finish()

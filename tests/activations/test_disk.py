@@ -49,6 +49,14 @@ def test_controls_add_latent_caches():
     assert estimate(more)["latents"] == (8 + random + binarised) * 3200 * 8 * 12
 
 
+def test_with_cohorts_every_coders_last_checkpoint_waits():
+    """Besides the two of each member of the cohort that runs."""
+    alone, cohort = (estimate(config(cohort=members)) for members in (1, 3))
+    coders, members = 8, 2  # of a hookpoint and seed
+    one = alone["checkpoints"] // 2
+    assert cohort["checkpoints"] == (coders + 2 * members) * one
+
+
 def test_more_than_is_allowed(tmp_path):
     with pytest.raises(UserError, match=r"`disk_gb` allows 0\.01 GB"):
         check_disk(config(disk_gb=0.01), tmp_path)

@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from bsc.stages import ActivationsSpec, CoderSpec, CohortSpec, RecipeSpec
 from bsc.training import batches, loop
 from bsc.training.cohort import train_cohort
 from bsc.training.train import train
+from bsc.training.trainer import Trainer
 
 CONTEXTS, CONTEXT, SHARD, WIDTH = 20, 16, 6, 32
 HOOKPOINT = "layers.1.mlp"
@@ -95,6 +99,57 @@ def test_coders_are_bit_for_bit_the_same(
     train(spec, stored, tmp_path / "stored")
     made, read = ((tmp_path / name / "coder.safetensors").read_bytes() for name in ("streamed", "stored"))
     assert made == read
+
+
+@pytest.mark.parametrize("order", [("stored", "recipe"), ("recipe", "stored")])
+def test_a_run_goes_on_with_activations_that_come_the_other_way(
+    order: tuple[str, str], recipe: Path, stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As when `activations.mode` is changed in mid-grid: the digest of the coder's plan is the same."""
+    first, second = ({"stored": stored, "recipe": recipe}[name] for name in order)
+    spec, advance = coder_spec(), Trainer.advance
+
+    def lose(trainer: Trainer, batch: batches.Batch) -> None:
+        advance(trainer, batch)
+        if trainer.step == 7:
+            raise OSError("the node went away")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "advance", lose)
+        with pytest.raises(OSError, match="went away"):
+            train(spec, first, tmp_path / "changed", digest="plan", checkpoint_seconds=0)
+    train(spec, second, tmp_path / "changed", digest="plan")
+    assert "going on from the checkpoint after step 6" in capsys.readouterr().err
+    train(spec, second, tmp_path / "whole")
+    made, whole = ((tmp_path / name / "coder.safetensors").read_bytes() for name in ("changed", "whole"))
+    assert made == whole
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from bsc.stages import CoderSpec
+from bsc.training.train import train
+train(CoderSpec.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), checkpoint_seconds=0)
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_and_again(recipe: Path, tmp_path: Path) -> None:
+    spec, output = coder_spec(tokens=500 * 64), tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, spec.json_text, recipe, output], stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(output.glob("checkpoint/step-*5.json")) and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.002)
+    finally:
+        process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (output / "coder.safetensors").exists()
+    train(spec, recipe, output)
+    train(spec, recipe, tmp_path / "whole")
+    assert (output / "coder.safetensors").read_bytes() == (tmp_path / "whole" / "coder.safetensors").read_bytes()
 
 
 def test_the_buffer_is_bounded_and_nothing_is_computed_twice_a_window(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,17 +15,30 @@ def rows(count):
     return [{"text": f"{number} {LONG}", "label": number % 3, "other": "x"} for number in range(count)]
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+@pytest.mark.parametrize("ending", ["jsonl", "parquet", "csv"])
 def test_files_give_text_and_label_as_text(tmp_path, labelled_spec, ending):
     path = tmp_path / f"texts.{ending}"
     table = [*rows(5), {"text": "short", "label": 0, "other": "x"}, {"text": None, "label": 1, "other": "x"}, *rows(4)]
     if ending == "jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in table))
     else:
-        pd.DataFrame(table).to_parquet(path)
+        frame = pd.DataFrame(table)
+        frame.to_parquet(path) if ending == "parquet" else frame.to_csv(path, index=False)
     found = labelled_documents(labelled_spec(files=[str(path)], documents=7))
-    assert [label for _, label in found] == ["0", "1", "2", "0", "1", "0", "1"]
+    assert [label for _, label in found] == ["0", "0", "0", "1", "1", "2", "2"], "as equally many of each as there are"
     assert all(text.endswith(LONG) for text, _ in found)
+
+
+def test_rows_that_are_sorted_by_label_are_balanced(tmp_path, labelled_spec):
+    """As of many a data set; and the choice does not depend on the order."""
+    table, found = sorted(rows(300), key=lambda row: row["label"]), []
+    for name, order in (("sorted", table), ("reversed", table[::-1])):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in order))
+        found.append(labelled_documents(labelled_spec(files=[str(path)], documents=60)))
+    assert found[0] == found[1]
+    assert [label for _, label in found[0]] == ["0"] * 20 + ["1"] * 20 + ["2"] * 20
+    assert len({text for text, _ in found[0]}) == 60
 
 
 def test_a_missing_column_is_named(tmp_path, labelled_spec):
@@ -39,7 +52,7 @@ def test_a_missing_column_is_named(tmp_path, labelled_spec):
 
 def test_files_of_other_kinds_and_broken_ones_are_refused(tmp_path, labelled_spec):
     (tmp_path / "texts.txt").write_text(LONG)
-    with pytest.raises(UserError, match=r"jsonl or \.parquet"):
+    with pytest.raises(UserError, match=r"\.parquet or \.csv"):
         labelled_documents(labelled_spec(files=[str(tmp_path / "texts.txt")]))
     (tmp_path / "texts.parquet").write_bytes(b"nothing")
     with pytest.raises(UserError, match="cannot be read"):

@@ -146,7 +146,7 @@ def test_a_coder_that_diverges_at_one_rank_stops_no_other(recipe: Path, tmp_path
     cohort = cohort_of(["sae", "hopeless"])
     process = start(cohort, recipe, tmp_path)
     said = process.communicate()[0]
-    assert process.returncode != 0
+    assert process.returncode == 0, said
     assert "training diverged at step" in said
     assert read_json(next((tmp_path / "sae" / CHECKPOINTS).glob("*.json")))["step"] == STEPS
-    assert not (tmp_path / "cohort.json").exists()
+    assert len(read_json(tmp_path / "cohort.json")) == 2
