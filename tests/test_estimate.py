@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from bsc.coders.binarisers.registry import REGISTRY
 from bsc.config import Config, load
 from bsc.estimate.jobs import WINDOW_BYTES, Jobs, Row
 from bsc.estimate.machines import MACHINES, Machine, Phase
+from bsc.estimate.report import report
 from bsc.estimate.work import encode, forward, held_memory, parameters, step
 from bsc.figures.registry import FIGURES
 from bsc.stages import CoderSpec, Plan
@@ -93,6 +95,7 @@ def test_every_job_of_the_plan_is_counted(name: str) -> None:
         "train": len(coders),
         "evaluate": len(coders) + len(joint),
         **dict.fromkeys(("latents", "explain", "score"), variants),
+        **({"ablation": len(plan.figure_coders("fig18"))} if config.ablation else {}),
         "figure": sum(bool(plan.figure_coders(figure)) for figure in FIGURES),
         "gallery": 1,
     }
@@ -351,3 +354,19 @@ def test_no_jobs_at_a_time_are_refused(capsys: pytest.CaptureFixture[str]) -> No
 def test_an_estimate_needs_no_torch() -> None:
     code = "import sys; from bsc.cli import main; main(['estimate', 'config/paper.yaml']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_a_gpu_holds_as_large_a_cohort_as_is_said_and_no_larger(tmp_path: Path) -> None:
+    small = replace(GPU, device=50e9)
+    most = Jobs(shipped("paper"), small).most_together()
+    for cohort, fits in ((most, True), (most + 1, False)):
+        jobs = Jobs(changed(tmp_path, "paper", cohort=cohort), small)
+        (row,) = (row for row in jobs.rows() if row.rule == "cohort")
+        assert (row.device <= small.device) == fits
+
+
+def test_jobs_that_no_gpu_holds_are_named(tmp_path: Path) -> None:
+    changed(tmp_path, "paper", cohort=36, training__expansion=512)
+    said = report([tmp_path / "config.yaml"], "h100")
+    assert "look out: `cohort` needs" in said
+    assert "a GPU of 80 GB trains 0 of these coders at a time" in said

@@ -279,6 +279,13 @@ class Jobs:
             rule, checked / READ + max(computed, read / READ), hookpoints * rows * sides * row + ranks * order + more, device
         )
 
+    def most_together(self) -> int:
+        """How many of the config's largest coders a GPU holds while it trains them, beside what makes their activations."""
+        specs, there = [self.spec(coder) for coder in self.plan.trained_coders], self.machine.device
+        if self.streamed:
+            there -= max(self._forward(coder, 0)[1] for coder in self.plan.trained_coders)
+        return max(0, int((there - max(map(step_memory, specs))) // max(map(held_memory, specs))))
+
     def _forward(self, coder: CoderId, tokens: int) -> tuple[float, int]:
         """Seconds that the model takes up to a coder's hookpoint, and its bytes."""
         model, context = self.config.models[coder.model], self.plan.context("train")

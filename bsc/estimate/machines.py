@@ -34,7 +34,8 @@ class Machine:
     """What one job has of a machine.
 
     Rates are sustained ones. bfloat16, float32: products; forward: a language model's forward pass; all in floating-point
-    operations a second. memory: bytes a second. jobs: how many jobs run at a time unless said otherwise.
+    operations a second. memory: bytes a second. jobs: how many jobs run at a time unless said otherwise. device: bytes that a
+    GPU holds.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Machine:
     memory: float
     jobs: int
     source: str
+    device: float = 0.0
 
     def seconds(self, *phases: Phase) -> float:
         """What phases take one after another."""
@@ -56,7 +58,7 @@ def _datasheet(name: str, bfloat16: float, float32: float, memory: float, sheet:
     product = PRODUCT_SHARE * bfloat16
     shares = f"{PRODUCT_SHARE:.0%} of the products and {MEMORY_SHARE:.0%} of the memory bandwidth"
     source = f"an estimate, not a measurement: {shares} of {sheet}"
-    return Machine(name, True, product, PRODUCT_SHARE * float32, product, MEMORY_SHARE * memory, 64, source)
+    return Machine(name, True, product, PRODUCT_SHARE * float32, product, MEMORY_SHARE * memory, 64, source, 80e9)
 
 
 MACHINES: dict[str, Machine] = {

@@ -32,6 +32,7 @@ def report(files: list[Path], machine: str, at_once: int | None = None) -> str:
         f"time: about {_time(jobs.wall_seconds(places))} with {places} jobs at a time, if each finds a free place at once",
         *(_split(jobs, name) for name, _ in config.corpus.splits),
         describe_disk(config),
+        *_room(rows, jobs),
         *_warnings(config, jobs),
     ]
     return "\n".join(lines)
@@ -59,6 +60,17 @@ def _totals(rows: list[Row], machine: Machine) -> str:
 def _split(jobs: Jobs, name: str) -> str:
     plan = jobs.plan
     return f"tokens, {name}: {plan.rows(name):,} in {plan.contexts(name):,} contexts of {plan.context(name):,}"
+
+
+def _room(rows: list[Row], jobs: Jobs) -> Iterator[str]:
+    """How far a GPU's memory goes, and which jobs are beyond it."""
+    there = jobs.machine.device
+    if jobs.machine.gpu:
+        yield f"cohorts: a GPU of {there / 1e9:,.0f} GB trains {jobs.most_together():,} of these coders at a time, at the most"
+    for row in rows:
+        if row.gpu and row.device > there:
+            needs = f"`{row.rule}` needs {row.device / 1e9:,.1f} GB of a GPU with {there / 1e9:,.0f}"
+            yield f"look out: {needs}. Lower `cohort`, `training.expansion` or the batches"
 
 
 def _warnings(config: Config, jobs: Jobs) -> Iterator[str]:
