@@ -24,6 +24,7 @@ class Progress:
         self.label, self.total, self.unit = label, total, unit
         self.done, self._resumed_at, self.note = done, done, ""
         self._bar: Any = None
+        self._said: int | None = None
         self._begun = self._shown = time.monotonic()
 
     def __enter__(self) -> "Progress":
@@ -38,7 +39,7 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.close()
-        elif kind is None:
+        elif kind is None and self._said != self.done:
             self._line()
 
     def advance(self, count: int, note: str = "") -> None:
@@ -52,7 +53,7 @@ class Progress:
             self._line()
 
     def _line(self) -> None:
-        self._shown = time.monotonic()
+        self._shown, self._said = time.monotonic(), self.done
         rate = (self.done - self._resumed_at) / max(self._shown - self._begun, 1e-9)
         left = (self.total - self.done) / rate if rate > 0 else float("inf")
         share = 100 * self.done / max(self.total, 1)

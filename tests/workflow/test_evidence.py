@@ -38,6 +38,13 @@ def test_asking_for_more_reruns_nothing_and_adds_figures(asked: Checkout) -> Non
     assert asked.stale() == []
 
 
+def test_a_report_has_the_captions(checkout: Checkout) -> None:
+    checkout.run("--report", "report.html")
+    page = (checkout.folder / "report.html").read_text()
+    assert "CE increase by k" in page
+    assert "fig1" in page
+
+
 def test_claims_are_printed_from_what_snakemake_made(checkout: Checkout) -> None:
     command = [sys.executable, "-m", "bsc", "claims", "config/smoke.yaml"]
     said = subprocess.run(command, cwd=checkout.folder, capture_output=True, text=True, env=checkout.environment, check=True)
