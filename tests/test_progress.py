@@ -51,9 +51,13 @@ def test_a_short_stage_says_one_line(clock: Clock, capsys: pytest.CaptureFixture
 
 
 def test_a_stage_that_fails_leaves_its_last_word_to_the_error(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(OSError, match="gone"), Progress("train", 10, "tokens") as shown:
-        shown.advance(1)
-        raise OSError("gone")
+    def fail() -> None:
+        with Progress("train", 10, "tokens") as shown:
+            shown.advance(1)
+            raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        fail()
     assert capsys.readouterr().err == ""
 
 
