@@ -67,7 +67,7 @@ class Asked:
 
     def cost(self, request: Request, prompts: float = 1.0) -> Cost:
         """Of a request, or of so many like it."""
-        if self.cache is not None and self.cache.get([request.key(self.settings.model)]):
+        if self.cache is not None and self.cache.get([request.key(self.settings.known_as)]):
             return Cost(prompts, prompts)
         counted = self.totals.prompt_tokens > 0
         each = self.totals.characters / self.totals.prompt_tokens if counted else _CHARACTERS_A_TOKEN

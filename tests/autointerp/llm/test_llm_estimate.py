@@ -11,10 +11,13 @@ from loopback import served
 from test_llm_stages import rule
 
 from bsc import paths
-from bsc.autointerp.estimate import report
+from bsc.autointerp.estimate import Asked, report
 from bsc.autointerp.explain import explain
+from bsc.autointerp.llm.answers import AnswerCache
+from bsc.autointerp.llm.messages import Reply, Request, Sampling
 from bsc.autointerp.score import score
 from bsc.config import load
+from bsc.io import write_manifest
 from bsc.spec import dump
 from bsc.stages import Plan
 
@@ -97,3 +100,18 @@ def test_in_the_middle_of_a_run_what_is_answered_is_known(config: Path, world: W
         score(spec, *inputs, model=found["model"], llms=dump(reached), answers=Path(plan.answers))
         assert sum(server.asked.values()) - asked == before[1]
     assert numbers(report([config]), "judge scores") == [4, 128, 128, 0, 0]
+
+
+def test_answers_of_a_model_in_the_process_are_those_of_its_files(config: Path) -> None:
+    raw = yaml.safe_load(config.read_text())
+    raw["llms"]["big"] = {"transformers": "smollm2-135m-instruct"}
+    config.write_text(yaml.safe_dump(raw))
+    plan = Plan(load([config]))
+    folder = Path(plan.config.results) / paths.MODEL.format(model="smollm2-135m-instruct")
+    write_manifest(folder, [], {"revision": "old"})
+    request = Request("system", "prompt", Sampling(0.0, 10))
+    with AnswerCache(Path(plan.answers) / "big.sqlite") as cache:
+        cache.put([(request.key(Asked(plan, "big").settings.known_as), Reply("yes", "stop", 9, 1, 12))])
+    assert Asked(plan, "big").cost(request).answered == 1
+    write_manifest(folder, [], {"revision": "new"})
+    assert Asked(plan, "big").cost(request).answered == 0

@@ -4,6 +4,7 @@ It is too small to explain well: what is tested is that every prompt gets there 
 """
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -162,7 +163,11 @@ def test_in_the_process_with_probabilities(two: World, smollm2: Path) -> None:
     scores = pd.read_parquet(two.root / "scores" / "scores.parquet")
     read = scores["unparsed"] < 20
     assert (scores.loc[read, "auroc"].between(0, 1)).all()
-    assert run(two, {**settings, "transformers": str(two.root)}, logprobs=True) == summary
+    # All is in the cache now: no weights are loaded, of which a copy without them has none.
+    bare = two.root / "bare"
+    bare.mkdir()
+    shutil.copy(smollm2 / "manifest.json", bare)
+    assert run(two, {**settings, "transformers": str(bare)}, logprobs=True) == summary
 
 
 def test_log_probabilities_are_those_of_the_model(smollm2: Path, tmp_path: Path) -> None:
