@@ -258,6 +258,19 @@ def test_nothing_else_is_taken_for_a_cache(tmp_path) -> None:
         ask(server, tmp_path, prompts(1))
 
 
+def test_what_is_on_its_way_to_the_disk_is_kept_when_the_loop_is_left(tmp_path, monkeypatch) -> None:
+    async def begun(*arguments) -> None:
+        """A thread that has not begun yet when the signal comes."""
+        raise SystemExit(75)
+
+    monkeypatch.setattr(answers.asyncio, "to_thread", begun)
+    with served(echo) as server:
+        with pytest.raises(SystemExit):
+            ask(server, tmp_path, prompts(1))
+        with AnswerCache(tmp_path / "answers" / "one.sqlite") as cache:
+            assert cache.totals().replies == 1
+
+
 def test_the_cache_is_whole_after_two_threads_of_writers(tmp_path) -> None:
     with served(echo) as server:
         threads = [threading.Thread(target=ask, args=(server, tmp_path, prompts(200))) for _ in range(3)]

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -351,6 +352,40 @@ def test_on_a_signal_the_server_that_the_job_started_is_stopped(planted, number,
     running.stderr.close()
     assert not any(Path(f"/proc/{one}").exists() for one in started)
     assert not (planted.root / "explanations" / "manifest.json").exists()
+
+
+SAVES_LATE = (
+    "import sys; from bsc.autointerp.llm import answers; answers._GATHER_SECONDS = 60; "
+    "from bsc.cli import main; sys.exit(main(sys.argv[1:]))"
+)
+"""`bsc`, but that what arrived is not on the disk for a minute."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+def test_on_a_signal_what_an_endpoint_answered_is_kept(planted, number) -> None:
+    done = threading.Event()
+
+    def answer(server, body, attempt, handler) -> None:
+        if by_rule(body["messages"][-1]["content"]).endswith(("the token w1", "the token w4")):
+            done.wait(30)
+        rule(server, body, attempt, handler)
+
+    with served(answer) as server:
+        line = command(planted, settings(server, concurrency=LATENTS), "explain")
+        line[1:3] = ["-c", SAVES_LATE]
+        running = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 50
+        while len(server.bodies) < LATENTS or server.under_way > 2:
+            assert time.monotonic() < deadline
+            assert running.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.5)  # on their way from the server
+        assert answered(planted.root / "answers" / "one.sqlite") == 0
+        running.send_signal(number)
+        assert running.wait(30) == 75, running.stderr.read()
+        running.stderr.close()
+        done.set()
+    assert answered(planted.root / "answers" / "one.sqlite") == LATENTS - 2
 
 
 def answered(path: Path) -> int:
