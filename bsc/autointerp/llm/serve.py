@@ -29,7 +29,7 @@ class Server:
     """Started when its endpoint is first asked for, so that a stage whose answers are all kept starts none."""
 
     def __init__(self, settings: Settings, log: Path, leaving: Leaving) -> None:
-        """settings: with `serve`. log: file that gets what the server prints. leaving: what a signal has to wait for."""
+        """settings: with `serve`. log: file to which what the server prints is added. leaving: what signals wait by."""
         assert settings.serve is not None
         self._leaving = leaving
         self._settings, self._serve, self._log = settings, settings.serve, log
@@ -65,9 +65,10 @@ class Server:
 
     def _start(self) -> None:
         self._port = _free_port()
-        filled = self._serve["command"].format(model=shlex.quote(self._settings.model), port=self._port)
+        command = str(self._serve["command"]).replace("{port}", str(self._port))
+        filled = command.replace("{model}", shlex.quote(self._settings.model))
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._leaving.held(), self._log.open("wb") as log:  # until its process id is known
+        with self._leaving.held(), self._log.open("ab") as log:  # until its process id is known
             log.write(f"$ {filled}\n".encode())
             log.flush()
             try:

@@ -197,17 +197,3 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     settings = Settings("one", "m", transformers=str(tmp_path / "nowhere"))
     with reached(settings, tmp_path, tmp_path / "log") as model, pytest.raises(UserError, match="no model loads"):
         list(model.ask([Request("a", "b", Sampling(0.0, 4))]))
-
-
-def test_os_environment_reaches_the_server_that_the_job_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a server that loads its model from a cache elsewhere needs."""
-    monkeypatch.setenv("SOME_CACHE", "elsewhere")
-    from bsc.autointerp.llm.leaving import Leaving
-    from bsc.autointerp.llm.serve import Server
-
-    program = "import os; print(os.environ['SOME_CACHE'], flush=True); raise SystemExit(3)"
-    serve = {"command": f'{sys.executable} -c "{program}" {{port}}', "health": "/", "wait_seconds": 9}
-    settings = Settings("one", "m", serve=serve)
-    with Server(settings, tmp_path / "log", Leaving()) as started, pytest.raises(UserError, match="exit code 3"):
-        started.endpoint()
-    assert "elsewhere" in (tmp_path / "log").read_text()
