@@ -166,7 +166,6 @@ FAULTS = [
     ({"llms": {"a": {"model": "m", "endpoint": "http://h/v1", "key": "sk-123"}}}, "llms.a.key", "pattern"),
     ({"llms": {"a": {"model": "m", "endpoint": "http://h/v1", "budget": 2}}}, "llms.a", "needs `prices`"),
     ({"llms": {"a": {"model": "m", "serve": {"command": "vllm serve"}}}}, "llms.a.serve.command", "needs `{port}`"),
-    ({"llms": {"a": {"model": "m", "serve": {"command": "x {port} {mdl}"}}}}, "llms.a.serve.command", "`{mdl}` is not filled"),
     ({"llms": {"a": {"model": "m", "endpont": "http://h/v1"}}}, "llms.a.endpont", "did you mean `endpoint`"),
 ]
 
@@ -253,6 +252,12 @@ def test_merged_values_win_over_the_file(tmp_path: Path) -> None:
     merged["training"]["tokens"] = -1
     with pytest.raises(UserError, match="greater than 0"):
         load([path], merged)
+
+
+def test_a_servers_command_may_hold_braces_of_its_own(tmp_path: Path) -> None:
+    command = """serve {model} --port {port} --config '{"temperature": 0}' '{{ messages }}'"""
+    config = load([write(tmp_path, llms={"a": {"model": "m", "serve": {"command": command}}})])
+    assert config.llms["a"].serve.command == command
 
 
 def test_learning_rate_may_differ_by_architecture(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from bsc.autointerp.explainers import explainer_for
-from bsc.autointerp.explainers.base import Access, Decode, Explanation, LatentExamples, Said
+from bsc.autointerp.explainers.base import Access, Decode, Explanation, LatentExamples, Said, report
 from bsc.autointerp.firings import LatentCache
 from bsc.autointerp.samples import SCORED, census, sample_for_explanation
 from bsc.autointerp.windows import Grid
@@ -51,6 +51,7 @@ def explain(
             examples = [LatentExamples.of(sample, grid, spec.windows.mark_above) for sample in samples]
             explanations += explainer.explain(examples, decode)
             progress.advance(len(batch))
+    report(job_label("explain", output), [explanation.said for explanation in explanations if explanation.said])
     write_parquet(output / FILE, _with_explanations(table, scored, explanations))
     facts = {"windows": spec.windows.model_dump(), "explainer": spec.explainer, "scored": len(scored)}
     write_manifest(output, [FILE, *_write_replies(scored, explanations, output)], facts)

@@ -13,7 +13,7 @@ from bsc.autointerp.embedding.windows import WindowEmbeddings
 from bsc.autointerp.explain import FILE as EXPLANATIONS
 from bsc.autointerp.explain import REPLIES, SERVER_LOG, decoder, in_batches, open_windows
 from bsc.autointerp.explainers import explainer_for
-from bsc.autointerp.explainers.base import UNPARSED, Access, Answered, Decode, Explainer, Explanation, Said
+from bsc.autointerp.explainers.base import UNPARSED, Access, Answered, Decode, Explainer, Explanation, Said, report
 from bsc.autointerp.metrics import COUNTS, OUTCOME, auroc, coder_scores, latent_counts, outcome
 from bsc.autointerp.negatives import drawer
 from bsc.autointerp.samples import SCORED, Sample
@@ -79,6 +79,7 @@ def score(
             judged += _judge(spec, grid, samples, here, judge, decode)
             compared += [] if comparer is None else comparer.compare(samples, here)
             progress.advance(len(places))
+    report(job_label("score", output), [said for one in judged for said in one.answered.said])
     scores = _scores(judged, compared, table)
     write_parquet(output / SCORES, scores)
     write_parquet(output / ANSWERS, _answers(judged))

@@ -1,6 +1,8 @@
 """What an explainer is given, what it says, and what it is asked afterwards. No torch."""
 
+import sys
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,9 @@ Decode = Callable[[Sequence[int]], str]
 
 UNPARSED = -1
 """The answer that could not be read; 1 is yes and 0 is no."""
+
+READ, UNREAD, FAILED = "read", "unparsed", "failed"
+"""What became of a reply."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +47,20 @@ class LatentExamples:
 
 
 class Said(NamedTuple):
-    """One reply of a language model, as it came. status: read, unparsed or failed; reply: its text, or why there is none."""
+    """One reply of a language model, as it came. status: READ, UNREAD or FAILED; reply: its text, or why there is none."""
 
     status: str
     reply: str
     prompt_tokens: int = 0
     completion_tokens: int = 0
+
+
+def report(job: str, said: Sequence[Said]) -> None:
+    """Say in the log how many replies failed or could not be read; nothing where no language model was asked."""
+    if said:
+        found = Counter(one.status for one in said)
+        counts = f"{found[FAILED]} failed, {found[UNREAD]} unparsed of {len(said)} replies"
+        print(f"{job}: {counts}", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,10 @@ import numpy as np
 
 from bsc.autointerp import prompts
 from bsc.autointerp.explainers.base import (
+    FAILED,
+    READ,
     UNPARSED,
+    UNREAD,
     Access,
     Answered,
     Decode,
@@ -29,8 +32,6 @@ from bsc.autointerp.llm.settings import Settings
 from bsc.autointerp.llm.shown import numbered, strengths, window_text
 from bsc.errors import UserError
 from bsc.progress import Progress
-
-READ, UNREAD, FAILED = "read", "unparsed", "failed"
 
 
 @contextmanager

@@ -32,6 +32,9 @@ replies = replies + ?, characters = characters + ?, prompt = prompt + ?, complet
 _NETWORK = frozenset(("nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "smb3", "ceph", "panfs", "pvfs2", "fuse.sshfs", "9p"))
 
 
+_Waiting = tuple[str, Reply, "asyncio.Future[None]"]
+
+
 class Totals(NamedTuple):
     """Of all the replies that ever came, those to a prompt that two processes asked at once included."""
 
@@ -58,7 +61,7 @@ class AnswerCache:
         except sqlite3.DatabaseError as error:
             fix = "move it away; its answers will be asked for again"
             raise CorruptFile(f"not an answer cache ({error})", where=str(path), fix=fix) from error
-        self._waiting: list[tuple[str, Reply, asyncio.Future[None]]] = []
+        self._waiting: list[_Waiting] = []
         self._committing: asyncio.Task[None] | None = None
         self._writing = threading.Lock()
 
@@ -81,18 +84,18 @@ class AnswerCache:
 
     def put(self, answers: Sequence[tuple[str, Reply]]) -> None:
         """Keep some replies, all or none of them. Raises UserError when the disk is full."""
+        with self._writing:
+            self._transact(answers)
+
+    def _transact(self, answers: Sequence[tuple[str, Reply]]) -> None:
         if not answers:
             return
         rows = [(key, reply.as_json()) for key, reply in answers]
         counted = [(1, reply.characters, reply.prompt_tokens, reply.completion_tokens) for _, reply in answers]
-        with self._writing:
-            self._transact(rows, tuple(map(sum, zip(*counted, strict=True))))
-
-    def _transact(self, rows: list[tuple[str, str]], counted: tuple[int, ...]) -> None:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", rows)
-            self._connection.execute(_COUNT, counted)
+            self._connection.execute(_COUNT, tuple(map(sum, zip(*counted, strict=True))))
             self._connection.execute("COMMIT")
         except sqlite3.OperationalError as error:
             if self._connection.in_transaction:
@@ -109,9 +112,13 @@ class AnswerCache:
             self._committing = asyncio.create_task(self._commit())
         await kept
 
-    def flush(self) -> None:
-        """Write what arrived, without the event loop: it has been left."""
-        self.put([(key, reply) for key, reply, _ in self._waiting])
+    def flush(self) -> list[_Waiting]:
+        """Write what arrived, each once, whichever thread comes first; returns it. It needs no event loop."""
+        with self._writing:
+            batch = self._waiting[:]
+            self._transact([(key, reply) for key, reply, _ in batch])
+            del self._waiting[: len(batch)]
+        return batch
 
     async def settle(self) -> None:
         """Wait until nothing that arrived is still to be written."""
@@ -122,13 +129,11 @@ class AnswerCache:
         try:
             while self._waiting:
                 await asyncio.sleep(_GATHER_SECONDS)
-                batch, self._waiting = self._waiting, []
                 try:
-                    await asyncio.to_thread(self.put, [(key, reply) for key, reply, _ in batch])
+                    _settled(await asyncio.to_thread(self.flush), None)
                 except UserError as error:
-                    _settled(batch, error)
-                else:
-                    _settled(batch, None)
+                    failed, self._waiting = self._waiting, []
+                    _settled(failed, error)
         finally:
             self._committing = None
 
@@ -141,7 +146,7 @@ def _connected(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=_WAIT_SECONDS, check_same_thread=False, isolation_level=None)
 
 
-def _settled(batch: list[tuple[str, Reply, "asyncio.Future[None]"]], error: UserError | None) -> None:
+def _settled(batch: list[_Waiting], error: UserError | None) -> None:
     for _, _, kept in batch:
         if kept.done():  # whoever waited for it was cancelled
             continue

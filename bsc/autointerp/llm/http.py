@@ -6,6 +6,7 @@ not their number.
 
 import asyncio
 import contextlib
+import json
 import random
 import urllib.parse
 import urllib.request
@@ -31,7 +32,8 @@ _AT_ONCE = 16
 """Requests that are written and looked up between two turns of the event loop."""
 _FIRST_PAUSE, _LONGEST_BACKOFF = 0.5, 30.0
 _LONGEST_PAUSE = 300.0
-_WRONG_SETTINGS = (401, 402, 403, 404)
+_WRONG_SETTINGS = (401, 402, 404)
+"""Not 403: OpenRouter gives it to a prompt that was flagged, and with a key that may do nothing the breaker opens."""
 _TRANSIENT = (408, 409, 425, 429)
 _OK, _SERVER_ERROR = 200, 500
 _JSON = {"Content-Type": "application/json"}
@@ -205,9 +207,9 @@ class HttpModel:
         if response.status != _OK:
             raise self._refusal(response, text)
         try:
-            return reply_of(text, request.characters)
+            return reply_of(text, request)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise Transient(f"the answer is no chat completion ({type(error).__name__})") from error
+            raise Transient(f"the answer is no chat completion ({type(error).__name__}: {error})"[:_SHOWN]) from error
 
     def _opened(self) -> aiohttp.ClientSession:
         """The connections to the endpoint, as many as requests are sent at a time."""
@@ -268,25 +270,44 @@ def _until(then: Any, now: Any) -> float:
     return float((then - now).total_seconds())
 
 
-def reply_of(text: str, characters: int) -> Reply:
-    """The reply in the body of a chat completion. Raises ValueError, KeyError, TypeError or IndexError when it is none."""
-    import json
+def reply_of(text: str, request: Request) -> Reply:
+    """The reply in the body of a chat completion, and what its tokens are counted as.
 
+    Raises ValueError, KeyError, TypeError, IndexError or AttributeError when it is none, or tells of a provider's error.
+    """
     body = json.loads(text)
+    if fault := body.get("error"):
+        raise ValueError(json.dumps(fault))
     choice = body["choices"][0]
+    finish = str(choice.get("finish_reason") or "")
+    if finish == "error" or choice.get("error"):
+        raise ValueError(json.dumps(choice.get("error") or finish))
     content = choice["message"]["content"]
-    usage = body.get("usage") or {}
     positions = ((choice.get("logprobs") or {}).get("content")) or []
+    prompt_tokens, completion_tokens = _counted(body.get("usage") or {}, request)
     return Reply(
-        text="" if content is None else str(content),
-        finish=str(choice.get("finish_reason") or ""),
-        prompt_tokens=int(usage.get("prompt_tokens") or 0),
-        completion_tokens=int(usage.get("completion_tokens") or 0),
-        characters=characters,
+        text="" if content is None else _whole(str(content)),
+        finish=finish,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        characters=request.characters,
         logprobs=tuple(_alternatives(position) for position in positions),
     )
 
 
+def _counted(usage: dict[str, Any], request: Request) -> tuple[int, int]:
+    """Tokens in and out by the server's count; where it has none, the most that they can be, so that a budget holds."""
+    tokens_in, tokens_out = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if not tokens_in or tokens_out is None:
+        return request.most_tokens, request.sampling.max_tokens
+    return int(tokens_in), int(tokens_out)
+
+
 def _alternatives(position: dict[str, Any]) -> tuple[tuple[str, float], ...]:
-    others = [(other["token"], float(other["logprob"])) for other in position.get("top_logprobs") or []]
-    return ((position["token"], float(position["logprob"])), *others)
+    pairs = [position, *(position.get("top_logprobs") or [])]
+    return tuple((_whole(pair["token"]), float(pair["logprob"])) for pair in pairs)
+
+
+def _whole(text: str) -> str:
+    """Text in which no half of a surrogate pair stands, which JSON may hold and no file can."""
+    return text.encode("utf-8", "replace").decode()

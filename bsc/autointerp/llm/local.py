@@ -42,7 +42,7 @@ class LocalModel:
             yield from self._batch(batch)
 
     def _batch(self, requests: Sequence[Request]) -> list[Reply]:
-        keys = [request.key(self._settings.model) for request in requests]
+        keys = [request.key(self._settings.known_as) for request in requests]
         found = self._cache.get(keys)
         by_sampling: dict[Sampling, dict[str, Request]] = {}
         for key, request in zip(keys, requests, strict=True):

@@ -64,7 +64,10 @@ Alternatives = tuple[tuple[str, float], ...]
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back. finish: why it ended (`stop`, `length`); characters: of the prompt; tokens: by the server's count."""
+    """What came back. finish: why it ended (`stop`, `length`); characters: of the prompt.
+
+    tokens: by the server's count, and where it gave none the most that there can be.
+    """
 
     text: str
     finish: str

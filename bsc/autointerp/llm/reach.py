@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bsc.autointerp.llm.answers import AnswerCache
+from bsc.autointerp.llm.leaving import Leaving
 from bsc.autointerp.llm.messages import Outcome, Request
 from bsc.autointerp.llm.settings import Settings
 
@@ -19,8 +20,12 @@ class Asked(Protocol):
 
 @contextmanager
 def reached(settings: Settings, answers: Path, log: Path) -> Iterator[Asked]:
-    """A model that can be asked. answers: folder of the answer caches; log: what a server that is started here prints."""
+    """A model that can be asked. answers: folder of the answer caches; log: what a server that is started here prints.
+
+    On a signal what arrived is kept, a server is stopped and the process ends with exit code 75; see `Leaving`.
+    """
     with ExitStack() as stack:
+        leaving = stack.enter_context(Leaving())
         cache = stack.enter_context(AnswerCache(answers / f"{settings.name}.sqlite"))
         if settings.transformers is not None:
             from bsc.autointerp.llm.local import LocalModel
@@ -30,5 +35,5 @@ def reached(settings: Settings, answers: Path, log: Path) -> Iterator[Asked]:
         from bsc.autointerp.llm.http import HttpModel
         from bsc.autointerp.llm.serve import Server
 
-        server = None if settings.serve is None else stack.enter_context(Server(settings, log))
+        server = None if settings.serve is None else stack.enter_context(Server(settings, log, leaving))
         yield stack.enter_context(HttpModel(settings, cache, server))

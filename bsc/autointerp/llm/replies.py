@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 from bsc.autointerp.explainers.base import UNPARSED
 from bsc.autointerp.llm.messages import Reply
 
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
+_THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+"""What a model thought, also where it was cut short in the middle of it."""
 _LABEL = re.compile(r"\[?explanation\]?\s*:", re.IGNORECASE)
 _LIST = re.compile(r"\[\s*[01]\s*(?:,\s*[01]\s*)*,?\s*\]")
 _ANSWERS = "answers"

@@ -1,7 +1,4 @@
-"""A server that the job starts for itself: waited for, its log kept, stopped by process id at the end, also on a signal.
-
-No torch.
-"""
+"""A server that the job starts for itself: waited for, its log kept, stopped by process id at the end. No torch."""
 
 import contextlib
 import ctypes
@@ -14,13 +11,13 @@ import time
 import urllib.request
 from http import HTTPStatus
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
+from bsc.autointerp.llm.leaving import Leaving
 from bsc.autointerp.llm.settings import Settings
 from bsc.errors import UserError
 from bsc.progress import Progress
-from bsc.training.interruption import EXIT_CODE, SIGNALS
 
 _POLL_SECONDS, _STOP_SECONDS = 0.25, 15.0
 _DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -31,25 +28,19 @@ _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 class Server:
     """Started when its endpoint is first asked for, so that a stage whose answers are all kept starts none."""
 
-    def __init__(self, settings: Settings, log: Path) -> None:
-        """settings: with `serve`. log: file that gets what the server prints."""
+    def __init__(self, settings: Settings, log: Path, leaving: Leaving) -> None:
+        """settings: with `serve`. log: file to which what the server prints is added. leaving: what signals wait by."""
         assert settings.serve is not None
+        self._leaving = leaving
         self._settings, self._serve, self._log = settings, settings.serve, log
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
-        self._previous: dict[signal.Signals, Any] = {}
-        self._starting = self._told = False
 
     def __enter__(self) -> "Server":
-        self._previous = {number: signal.signal(number, self._leave) for number in SIGNALS}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        try:
-            self.stop()
-        finally:
-            for number, handler in self._previous.items():
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self.stop()
 
     def endpoint(self) -> str:
         """The base URL of its API, once it is up.
@@ -74,12 +65,12 @@ class Server:
 
     def _start(self) -> None:
         self._port = _free_port()
-        filled = self._serve["command"].format(model=shlex.quote(self._settings.model), port=self._port)
+        command = str(self._serve["command"]).replace("{port}", str(self._port))
+        filled = command.replace("{model}", shlex.quote(self._settings.model))
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._log.open("wb") as log:
+        with self._leaving.held(), self._log.open("ab") as log:  # until its process id is known
             log.write(f"$ {filled}\n".encode())
             log.flush()
-            self._starting = True
             try:
                 self._process = subprocess.Popen(
                     shlex.split(filled),
@@ -91,10 +82,6 @@ class Server:
                 )
             except OSError as error:
                 raise self._fault(f"the server does not start ({error})") from error
-            finally:
-                self._starting = False
-        if self._told:
-            raise SystemExit(EXIT_CODE)
 
     def _wait(self) -> None:
         seconds = self._serve["wait_seconds"]
@@ -116,12 +103,6 @@ class Server:
                 return bool(health.status == HTTPStatus.OK)
         except OSError:
             return False
-
-    def _leave(self, number: int, frame: FrameType | None) -> None:
-        """Leave by way of every `with`, so that the server is stopped; not while it is started and its process id not known."""
-        if not self._starting:
-            raise SystemExit(EXIT_CODE)
-        self._told = True
 
     def _fault(self, what: str) -> UserError:
         return UserError(what, where=f"llms.{self._settings.name}.serve", fix=f"see its log, {self._log}")

@@ -3,9 +3,12 @@
 import json
 import os
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from bsc.errors import UserError
+from bsc.io import MANIFEST, sha256
 
 _MILLION = 1e6
 
@@ -36,6 +39,18 @@ class Settings:
         if name not in known:
             raise UserError(f"nothing says how `{name}` is reached", where="--llms", fix="copy the rule's shell line whole")
         return cls(name=name, **known[name])
+
+    @cached_property
+    def known_as(self) -> str:
+        """What the keys of its answers know the model by: its name and, in the process, what its folder says of its files.
+
+        That is the SHA-256 of the manifest, or of `config.json` in a folder that another program wrote; the name alone while
+        neither is there.
+        """
+        if self.transformers is None:
+            return self.model
+        files = (Path(self.transformers) / name for name in (MANIFEST, "config.json"))
+        return next((f"{self.model} {sha256(file)}" for file in files if file.exists()), self.model)
 
     def cost(self, prompt_tokens: float, completion_tokens: float) -> float:
         """What tokens cost, in the money of `prices`; 0 without prices."""

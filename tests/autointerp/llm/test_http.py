@@ -1,5 +1,6 @@
 """The client against a server on loopback that misbehaves: how often it asks, what it keeps, when it stops."""
 
+import json
 import sqlite3
 import threading
 import time
@@ -81,12 +82,21 @@ def test_a_prompt_that_stands_twice_is_sent_once(tmp_path) -> None:
         assert set(server.asked.values()) == {1}
 
 
+def in_the_choice(error: dict) -> str:
+    """A completion with an error in it."""
+    response = json.loads(completion(""))
+    response["choices"][0]["error"] = error
+    return json.dumps(response)
+
+
 FAULTS = {
     "500": lambda handler: send(handler, 500, "oh no"),
     "429": lambda handler: send(handler, 429, "slow down", Retry_After="0"),
     "cut": cut,
     "truncated": lambda handler: send(handler, 200, completion("half")[:40]),
     "not a completion": lambda handler: send(handler, 200, '{"choices": []}'),
+    "a provider's error": lambda handler: say(handler, "", finish="error"),
+    "a provider's error in the choice": lambda handler: send(handler, 200, in_the_choice({"code": 502})),
     "slow": lambda handler: time.sleep(0.6),
 }
 
@@ -181,7 +191,7 @@ def kept(path: Path) -> int:
         connection.close()
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize("status", [401, 402, 404])
 def test_a_wrong_key_or_model_stops_at_once(tmp_path, status) -> None:
     with (
         served(lambda server, body, attempt, handler: send(handler, status, "no")) as server,
@@ -189,6 +199,24 @@ def test_a_wrong_key_or_model_stops_at_once(tmp_path, status) -> None:
     ):
         ask(server, tmp_path, prompts(100), concurrency=2)
     assert sum(server.asked.values()) <= 4
+
+
+def test_a_prompt_that_was_flagged_is_a_failure_and_a_key_that_may_do_nothing_opens_the_breaker(tmp_path) -> None:
+    """Both are answered with 403."""
+
+    def flag(server, body, attempt, handler) -> None:
+        if body["messages"][-1]["content"].endswith(" 3"):
+            send(handler, 403, "flagged")
+        else:
+            echo(server, body, attempt, handler)
+
+    with served(flag) as server:
+        replies = ask(server, tmp_path, prompts(6))
+        assert [number for number, reply in enumerate(replies) if isinstance(reply, Failure)] == [3]
+        assert server.asked["prompt 3"] == 1
+        server.answer = lambda server, body, attempt, handler: send(handler, 403, "no")
+        with pytest.raises(UserError, match="10 requests in a row failed, the last one with: HTTP 403: no"):
+            ask(server, tmp_path, prompts(500)[6:], concurrency=2)
 
 
 def test_a_server_that_dies_and_comes_back(tmp_path, monkeypatch) -> None:
@@ -250,12 +278,64 @@ def test_the_budget_stops_before_it_is_exceeded(tmp_path) -> None:
         assert set(server.asked.values()) == {1}
 
 
+def test_the_reason_of_a_providers_error_is_told(tmp_path) -> None:
+    def answer(server, body, attempt, handler) -> None:
+        send(handler, 200, '{"error": {"code": 502, "message": "upstream \\ud83d"}}')
+
+    with served(answer) as server:
+        (reply,) = ask(server, tmp_path, prompts(1), attempts=2)
+    assert "upstream" in reply.reason
+    assert "(2 attempts)" in reply.reason
+    assert reply.reason.encode()
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": 0, "completion_tokens": 0}, {"prompt_tokens": 70}])
+def test_where_the_server_counts_nothing_the_budget_counts_the_most(tmp_path, usage) -> None:
+    def answer(server, body, attempt, handler) -> None:
+        send(handler, 200, json.dumps({**json.loads(completion("yes")), "usage": usage}))
+
+    most = prompts(1)[0].most_tokens
+    prices = {"input": 1e6 / most, "output": 1e5}  # 1 and 1 at the most
+    with served(answer) as server:
+        with pytest.raises(UserError, match="could take the cost over the budget"):
+            ask(server, tmp_path, prompts(9), prices=prices, budget=9.0, concurrency=1)
+        assert sum(server.asked.values()) == 4
+    with AnswerCache(tmp_path / "answers" / "one.sqlite") as cache:
+        assert cache.totals()[2:] == (4 * most, 4 * 10)
+
+
+def test_half_a_character_is_replaced(tmp_path) -> None:
+    def answer(server, body, attempt, handler) -> None:
+        response = json.loads(completion("half \ud83d"))
+        position = {"token": "\ud83d", "logprob": -0.1, "top_logprobs": [{"token": "\ud83d", "logprob": -0.1}]}
+        response["choices"][0]["logprobs"] = {"content": [position]}
+        send(handler, 200, json.dumps(response))
+
+    with served(answer) as server:
+        (reply,) = ask(server, tmp_path, prompts(1))
+    assert reply.text == "half ?"
+    assert reply.logprobs == ((("?", -0.1), ("?", -0.1)),)
+
+
 def test_nothing_else_is_taken_for_a_cache(tmp_path) -> None:
     path = tmp_path / "answers" / "one.sqlite"
     path.parent.mkdir()
     path.write_bytes(b"no database at all" * 100)
     with pytest.raises(UserError, match="not an answer cache"), served(echo) as server:
         ask(server, tmp_path, prompts(1))
+
+
+def test_what_is_on_its_way_to_the_disk_is_kept_when_the_loop_is_left(tmp_path, monkeypatch) -> None:
+    async def begun(*arguments) -> None:
+        """A thread that has not begun yet when the signal comes."""
+        raise SystemExit(75)
+
+    monkeypatch.setattr(answers.asyncio, "to_thread", begun)
+    with served(echo) as server:
+        with pytest.raises(SystemExit):
+            ask(server, tmp_path, prompts(1))
+        with AnswerCache(tmp_path / "answers" / "one.sqlite") as cache:
+            assert cache.totals().replies == 1
 
 
 def test_the_cache_is_whole_after_two_threads_of_writers(tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,16 @@ from autointerp_world import World
 from loopback import served
 from test_llm_stages import rule
 
-from bsc import paths
+from bsc import io, paths
+from bsc.autointerp import costs
+from bsc.autointerp.costs import Asked
 from bsc.autointerp.estimate import report
 from bsc.autointerp.explain import explain
+from bsc.autointerp.llm.answers import AnswerCache
+from bsc.autointerp.llm.messages import Reply, Request, Sampling
 from bsc.autointerp.score import score
 from bsc.config import load
+from bsc.io import write_manifest
 from bsc.spec import dump
 from bsc.stages import Plan
 
@@ -97,3 +103,57 @@ def test_in_the_middle_of_a_run_what_is_answered_is_known(config: Path, world: W
         score(spec, *inputs, model=found["model"], llms=dump(reached), answers=Path(plan.answers))
         assert sum(server.asked.values()) - asked == before[1]
     assert numbers(report([config]), "judge scores") == [4, 128, 128, 0, 0]
+
+
+def test_answers_of_a_model_in_the_process_are_those_of_its_files(config: Path) -> None:
+    raw = yaml.safe_load(config.read_text())
+    raw["llms"]["big"] = {"transformers": "smollm2-135m-instruct"}
+    config.write_text(yaml.safe_dump(raw))
+    plan = Plan(load([config]))
+    folder = Path(plan.config.results) / paths.MODEL.format(model="smollm2-135m-instruct")
+    write_manifest(folder, [], {"revision": "old"})
+    request = Request("system", "prompt", Sampling(0.0, 10))
+    with AnswerCache(Path(plan.answers) / "big.sqlite") as cache:
+        cache.put([(request.key(Asked(plan, "big").settings.known_as), Reply("yes", "stop", 9, 1, 12))])
+    assert Asked(plan, "big").cost(request).answered == 1
+    write_manifest(folder, [], {"revision": "new"})
+    assert Asked(plan, "big").cost(request).answered == 0
+
+
+def test_what_is_the_same_for_several_coders_and_models_is_worked_out_once(
+    config: Path, world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = yaml.safe_load(config.read_text())
+    raw["autointerp"] |= {"llms": ["big", "judge"], "controls": ["shuffled", "random"], "negatives": "cooccurring"}
+    config.write_text(yaml.safe_dump(raw))
+    world.cache([lambda tokens, token=token: tokens == token for token in range(7)])
+    plan = Plan(load([config]))
+    (coder,) = plan.config.coder_ids
+    results = Path(plan.config.results)
+    for name, pattern in {"tokens": paths.TOKENS, "model": paths.MODEL}.items():
+        shutil.copytree(world.root / name, results / coder.at(pattern))
+    for variant in plan.variants(coder):
+        shutil.copytree(world.root / "latents", results / coder.at(paths.LATENTS, variant=variant))
+    latents, tokens, model = world.root / "latents", world.root / "tokens", world.root / "model"
+    folder = results / coder.at(paths.EXPLANATIONS, variant="trained")
+    before = report([config])
+    explain(plan.explanations(coder, "trained").spec, latents, tokens, model, folder)
+    called: Counter[str] = Counter()
+
+    def counted(name: str, function):
+        def wrapped(*arguments, **options):
+            called[name] += 1
+            return function(*arguments, **options)
+
+        return wrapped
+
+    read = []
+    monkeypatch.setattr(costs.Grid, "cut", counted("cut", costs.Grid.cut))
+    monkeypatch.setattr(costs, "census", counted("census", costs.census))
+    monkeypatch.setattr(io, "sha256", lambda path, sha256=io.sha256: read.append(path.name) or sha256(path))
+    capsys.readouterr()
+    assert report([config]) == before
+    assert plan.variants(coder) == ["trained", "random"]
+    assert called == {"cut": 1, "census": 1}  # of the variant that nothing explained
+    assert "latents.safetensors" not in read
+    assert "2/2 coders" in capsys.readouterr().err

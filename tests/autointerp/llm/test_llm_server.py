@@ -4,6 +4,7 @@ It is too small to explain well: what is tested is that every prompt gets there 
 """
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -162,7 +163,11 @@ def test_in_the_process_with_probabilities(two: World, smollm2: Path) -> None:
     scores = pd.read_parquet(two.root / "scores" / "scores.parquet")
     read = scores["unparsed"] < 20
     assert (scores.loc[read, "auroc"].between(0, 1)).all()
-    assert run(two, {**settings, "transformers": str(two.root)}, logprobs=True) == summary
+    # All is in the cache now: no weights are loaded, of which a copy without them has none.
+    bare = two.root / "bare"
+    bare.mkdir()
+    shutil.copy(smollm2 / "manifest.json", bare)
+    assert run(two, {**settings, "transformers": str(bare)}, logprobs=True) == summary
 
 
 def test_log_probabilities_are_those_of_the_model(smollm2: Path, tmp_path: Path) -> None:
@@ -192,16 +197,3 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     settings = Settings("one", "m", transformers=str(tmp_path / "nowhere"))
     with reached(settings, tmp_path, tmp_path / "log") as model, pytest.raises(UserError, match="no model loads"):
         list(model.ask([Request("a", "b", Sampling(0.0, 4))]))
-
-
-def test_os_environment_reaches_the_server_that_the_job_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a server that loads its model from a cache elsewhere needs."""
-    monkeypatch.setenv("SOME_CACHE", "elsewhere")
-    from bsc.autointerp.llm.serve import Server
-
-    program = "import os; print(os.environ['SOME_CACHE'], flush=True); raise SystemExit(3)"
-    serve = {"command": f'{sys.executable} -c "{program}" {{port}}', "health": "/", "wait_seconds": 9}
-    settings = Settings("one", "m", serve=serve)
-    with Server(settings, tmp_path / "log") as started, pytest.raises(UserError, match="exit code 3"):
-        started.endpoint()
-    assert "elsewhere" in (tmp_path / "log").read_text()

@@ -7,8 +7,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -48,14 +50,15 @@ def settings(server: Loopback, **changes) -> str:
     return json.dumps({"one": {**values, **changes}})
 
 
-def specs(windows: dict | None = None, **changes) -> tuple[ExplainSpec, ScoreSpec]:
-    held, asked = windows_spec(**(windows or {})), options(**changes)
+def specs(scoring: dict | None = None, **changes) -> tuple[ExplainSpec, ScoreSpec]:
+    held, asked = windows_spec(), options(**changes)
     judged = {"windows": held, "scorers": ["detection", "fuzzing"], "marks": "fair", "windows_a_prompt": 5, "shuffled": True}
-    return ExplainSpec(windows=held, explainer=asked), ScoreSpec(**judged, explainer=asked, resamples=100)
+    judged = {**judged, "resamples": 100, **(scoring or {})}
+    return ExplainSpec(windows=held, explainer=asked), ScoreSpec(**judged, explainer=asked)
 
 
-def run(world: World, llms: str, **changes) -> dict:
-    first, second = specs(**changes)
+def run(world: World, llms: str, scoring: dict | None = None, **changes) -> dict:
+    first, second = specs(scoring, **changes)
     root = world.root
     explain(first, root / "latents", root / "tokens", root / "model", root / "explanations", llms, root / "answers")
     inputs = root / "latents", root / "explanations", root / "tokens", root / "scores"
@@ -109,8 +112,9 @@ def test_explanations_and_scores_of_a_model_that_understands(planted) -> None:
 def test_a_changed_metric_sends_nothing_and_a_server_that_is_gone_is_not_missed(planted) -> None:
     with served(rule) as server:
         reached = settings(server)
-        first = run(planted, reached)
-    assert run(planted, reached, windows={}) == first
+        first = run(planted, reached)["scorers"]["fuzzing"]
+    second = run(planted, reached, {"resamples": 200, "shuffled": False})["scorers"]["fuzzing"]
+    assert second == {"none": first["none"]}
 
 
 def test_structured_output_is_asked_for_and_read(planted) -> None:
@@ -128,7 +132,7 @@ def test_structured_output_is_asked_for_and_read(planted) -> None:
         assert sum("response_format" in body for body in server.bodies) == len(server.bodies) - LATENTS
 
 
-def test_answers_that_cannot_be_read_count_as_wrong_and_failures_are_told_apart(planted) -> None:
+def test_answers_that_cannot_be_read_count_as_wrong_and_failures_are_told_apart(planted, capsys) -> None:
     def answer(server, body, attempt, handler) -> None:
         said = body["messages"][-1]["content"]
         if "the token w0\n" in said:
@@ -162,6 +166,9 @@ def test_answers_that_cannot_be_read_count_as_wrong_and_failures_are_told_apart(
     counts = json.loads((planted.root / "scores" / "summary.json").read_text())["replies"]
     assert counts["failed"] == len(failed)
     assert counts["unparsed"] == (replies["status"] == "unparsed").sum() == 4 * 2 * 2 * 8
+    said = capsys.readouterr().err
+    assert f"/explanations: 0 failed, 0 unparsed of {LATENTS} replies\n" in said
+    assert f"/scores: {len(failed)} failed, {counts['unparsed']} unparsed of {LATENTS * 2 * 2 * 8} replies\n" in said
 
 
 def test_a_latent_whose_explanation_failed_is_scored_as_wrong_and_costs_nothing(planted) -> None:
@@ -268,6 +275,60 @@ def test_killed_in_mid_scoring_it_asks_nothing_twice(planted) -> None:
     assert summary["scorers"]["fuzzing"]["none"]["unweighted"]["value"] == 1
 
 
+def test_a_server_that_dies_in_the_middle_and_comes_back_is_asked_for_the_rest(planted) -> None:
+    answers: Counter[str] = Counter()
+    died = threading.Event()
+
+    def answer(server, body, attempt, handler) -> None:
+        answers[body["messages"][-1]["content"]] += 1
+        rule(server, body, attempt, handler)
+
+    def until_it_dies(server, body, attempt, handler) -> None:
+        if answers.total() < LATENTS + 60:
+            answer(server, body, attempt, handler)
+        else:
+            handler.close_connection = True
+            died.set()
+
+    with ThreadPoolExecutor() as pool:
+        with served(until_it_dies) as first:
+            running = pool.submit(run, planted, settings(first, attempts=10))
+            assert died.wait(50)
+        time.sleep(1)  # connections are refused
+        assert not running.done()
+        with served(answer, first.server_address[1]) as back:
+            summary = running.result(50)
+    assert sum(back.asked.values()) >= 100
+    assert set(answers.values()) == {1}
+    assert answers.total() == LATENTS * (1 + 2 * 2 * 8)
+    assert set(summary["replies"]) == {"read", "prompt_tokens", "completion_tokens"}
+    assert summary["scorers"]["fuzzing"]["none"]["unweighted"]["value"] == 1
+
+
+def test_prompts_whose_every_attempt_failed_are_counted_and_the_job_ends_well(planted) -> None:
+    def answer(server, body, attempt, handler) -> None:
+        if "the token w2\n" in body["messages"][-1]["content"]:
+            send(handler, 503, "overloaded")
+        else:
+            rule(server, body, attempt, handler)
+
+    with served(answer) as server:
+        reached = settings(server, attempts=2)
+        for stage in ("explain", "score"):
+            subprocess.run(command(planted, reached, stage), check=True, capture_output=True)
+        failed = [prompt for prompt in server.asked if "the token w2\n" in prompt]
+        assert len(failed) == 2 * 2 * 8
+        assert {server.asked[prompt] for prompt in failed} == {2}
+    replies = pd.read_parquet(planted.root / "scores" / "replies.parquet").query("status != 'read'")
+    assert set(replies["status"]) == {"failed"}
+    assert set(replies["reply"]) == {"HTTP 503: overloaded (2 attempts)"}
+    assert len(replies) == len(failed)
+    scores = pd.read_parquet(planted.root / "scores" / "scores.parquet").query("control == 'none'")
+    assert scores.set_index("latent").loc[2, "f1"].tolist() == [0, 0]
+    assert (scores.query("latent != 2")["f1"] == 1).all()
+    assert f": {len(failed)} failed, 0 unparsed of {LATENTS * 2 * 2 * 8} replies" in (planted.root / "score.log").read_text()
+
+
 def test_two_processes_share_a_cache(planted) -> None:
     with served(rule) as server:
         reached = settings(server)
@@ -351,6 +412,40 @@ def test_on_a_signal_the_server_that_the_job_started_is_stopped(planted, number,
     running.stderr.close()
     assert not any(Path(f"/proc/{one}").exists() for one in started)
     assert not (planted.root / "explanations" / "manifest.json").exists()
+
+
+SAVES_LATE = (
+    "import sys; from bsc.autointerp.llm import answers; answers._GATHER_SECONDS = 60; "
+    "from bsc.cli import main; sys.exit(main(sys.argv[1:]))"
+)
+"""`bsc`, but that what arrived is not on the disk for a minute."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+def test_on_a_signal_what_an_endpoint_answered_is_kept(planted, number) -> None:
+    done = threading.Event()
+
+    def answer(server, body, attempt, handler) -> None:
+        if by_rule(body["messages"][-1]["content"]).endswith(("the token w1", "the token w4")):
+            done.wait(30)
+        rule(server, body, attempt, handler)
+
+    with served(answer) as server:
+        line = command(planted, settings(server, concurrency=LATENTS), "explain")
+        line[1:3] = ["-c", SAVES_LATE]
+        running = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 50
+        while len(server.bodies) < LATENTS or server.under_way > 2:
+            assert time.monotonic() < deadline
+            assert running.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.5)  # on their way from the server
+        assert answered(planted.root / "answers" / "one.sqlite") == 0
+        running.send_signal(number)
+        assert running.wait(30) == 75, running.stderr.read()
+        running.stderr.close()
+        done.set()
+    assert answered(planted.root / "answers" / "one.sqlite") == LATENTS - 2
 
 
 def answered(path: Path) -> int:
