@@ -370,3 +370,13 @@ def test_jobs_that_no_gpu_holds_are_named(tmp_path: Path) -> None:
     said = report([tmp_path / "config.yaml"], "h100")
     assert "look out: `cohort` needs" in said
     assert "a GPU of 80 GB trains 0 of these coders at a time" in said
+
+
+def test_prompts_of_language_models_are_told(tmp_path: Path) -> None:
+    """Of 5 coders 10 latents each: an explanation, and by two scorers 10 firing and 10 silent windows, five to a prompt."""
+    llms = {"one": {"model": "m", "endpoint": "http://127.0.0.1:1/v1", "prices": {"input": 1, "output": 2}}}
+    changed(tmp_path, "smoke", llms=llms, autointerp__llms=["one"], autointerp__windows_a_prompt=5, autointerp__controls=[])
+    said = report([tmp_path / "config.yaml"], "cpu2")
+    assert f"one: {5 * 10 * (1 + 2 * 4):,} prompts, 0 of them answered" in said
+    assert "the time that language models take is not in here" in said
+    assert "prompts" not in report([CONFIGS / "smoke.yaml"], "cpu2")

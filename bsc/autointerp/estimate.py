@@ -29,8 +29,19 @@ def report(files: list[Path]) -> str:
     names = ", ".join(map(str, files))
     if len(plan.explainers) == 1:
         return f"{names}: no language model is asked (`autointerp.llms` names none)"
+    rows, notes = _counted(plan)
+    return "\n".join([f"{names}: what language models are asked", "", *_table([_HEADER, *rows]), "", *notes])
+
+
+def totals(plan: Plan) -> list[str]:
+    """Of each language model that the plan asks, the sum and the budget, in a line; and how it was reckoned."""
+    return _counted(plan)[1]
+
+
+def _counted(plan: Plan) -> tuple[list[tuple[str, ...]], list[str]]:
+    """A row for each coder and stage, and the notes on each model."""
     models = {name: Asked(plan, name) for name in plan.config.llms}
-    rows: list[tuple[str, ...]] = [_HEADER]
+    rows: list[tuple[str, ...]] = []
     sums = dict.fromkeys(models, Cost())
     coders = [(coder, variant) for coder in plan.config.coder_ids for variant in plan.variants(coder)]
     text = cache(partial(Text, plan))
@@ -40,8 +51,7 @@ def report(files: list[Path]) -> str:
                 rows.append((f"{coder} {variant}", asks, f"{latents:,}", *_cells(models[name], cost)))
                 sums[name] += cost
             progress.advance(1)
-    notes = (_total(models[name], cost) for name, cost in sums.items() if cost.prompts)
-    return "\n".join([f"{names}: what language models are asked", "", *_table(rows), "", *notes, *_assumed(models)])
+    return rows, [*(_total(models[name], cost) for name, cost in sums.items() if cost.prompts), *_assumed(models)]
 
 
 def _coder(

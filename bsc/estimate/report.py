@@ -32,6 +32,7 @@ def report(files: list[Path], machine: str, at_once: int | None = None) -> str:
         f"time: about {_time(jobs.wall_seconds(places))} with {places} jobs at a time, if each finds a free place at once",
         *(_split(jobs, name) for name, _ in config.corpus.splits),
         describe_disk(config),
+        *_asked(jobs),
         *_room(rows, jobs),
         *_warnings(config, jobs),
     ]
@@ -62,6 +63,16 @@ def _split(jobs: Jobs, name: str) -> str:
     return f"tokens, {name}: {plan.rows(name):,} in {plan.contexts(name):,} contexts of {plan.context(name):,}"
 
 
+def _asked(jobs: Jobs) -> list[str]:
+    """What language models are asked."""
+    if not jobs.config.autointerp.llms:
+        return []
+    from bsc.autointerp.estimate import totals  # which reads what is there, with pandas
+
+    note = "the time that language models take is not in here; `bsc autointerp estimate` says what each coder asks of them"
+    return [*totals(jobs.plan), note]
+
+
 def _room(rows: list[Row], jobs: Jobs) -> Iterator[str]:
     """How far a GPU's memory goes, and which jobs are beyond it."""
     there = jobs.machine.device
@@ -78,8 +89,6 @@ def _warnings(config: Config, jobs: Jobs) -> Iterator[str]:
 
     Training reads rows in random order within a shard (or several small ones): that has to fit into the page cache.
     """
-    if config.autointerp.llms:
-        yield "language models are not in here: `bsc autointerp estimate` says what they are asked"
     for name, model in config.models.items():
         row = 2 * BFLOAT16 * model.width
         shard = min(config.activations.shard_tokens, jobs.plan.rows("train"))
