@@ -296,7 +296,7 @@ class FigureSpec(_Spec):
     """A figure or table. coders: (model, hookpoint, architecture, binariser) with the seeds of each k; labels by binariser.
 
     resamples and seed: of the bootstraps of differences between coders. explainers: whose explanations and scores it shows,
-    the first of them where it shows but one.
+    the first of them where it shows but one. optimiser: of the sweeps that it shows, if any.
     """
 
     name: str
@@ -307,6 +307,7 @@ class FigureSpec(_Spec):
     resamples: int
     seed: int
     explainers: list[str] = Field(default=[NGRAM], exclude_if=lambda names: names == [NGRAM])
+    optimiser: str | None = Field(default=None, exclude_if=lambda name: name is None)
 
 
 class GallerySpec(_Spec):
@@ -755,10 +756,13 @@ class Plan:
     def figure_coders(self, name: str) -> list[CoderId]:
         """The coders that a figure or table shows: of the grid, or those that sweeps were made with.
 
-        None where the config lacks the block that it is about, or where it compares explainers and there is but one.
+        None where the config lacks the block that it is about or the scorer, or where it compares explainers and there is
+        but one.
         """
         block = FIGURES[name].block
         if block is not None and getattr(self.config, block) is None:
+            return []
+        if FIGURES[name].scorer not in (None, *self.config.autointerp.scorers):
             return []
         if FIGURES[name].compares and len(self.explainers) == 1:
             return []
@@ -781,6 +785,7 @@ class Plan:
             style=self.config.figures.model_dump(exclude={"explainer"}) | self._places,
             **self.config.evaluation.model_dump(include={"resamples", "seed"}),
             explainers=self.figure_explainers(name),
+            optimiser=self.config.training.optimiser if "choice" in FIGURES[name].needs else None,
         )
         return _stage(spec, (FIGURES[name].module,))
 

@@ -206,6 +206,17 @@ def test_a_finetuned_coder_is_stale_with_its_settings_its_base_and_its_others(sm
     assert "finetune" not in plan.coder(plan.config.base(tuned)).spec.model_dump()
 
 
+def test_figures_of_a_scorer_that_is_not_asked_for_are_left_out(smoke: Config) -> None:
+    of = {"fuzzing": {"fig2", "fig3", "fig14", "fig15"}, "detection": {"fig11", "fig12"}}
+    shown = set(Plan(smoke).gallery().spec.shown)
+    assert of["fuzzing"] | of["detection"] <= shown
+    for asked, missing in (("detection", "fuzzing"), ("fuzzing", "detection")):
+        autointerp = smoke.autointerp.model_copy(update={"scorers": [asked]})
+        made = Plan(smoke.model_copy(update={"autointerp": autointerp})).gallery().spec
+        assert set(made.shown) == shown - of[missing]
+        assert all(made.left_out[name].endswith(f"and `{missing}` in `autointerp.scorers`") for name in of[missing])
+
+
 def test_cohorts_of_a_model_are_of_few_hookpoints(smoke: Config) -> None:
     alone, joint = (Plan(smoke.model_copy(update={"cohort": 2, "cohort_of": of})).cohorts for of in ("hookpoint", "model"))
     trained = sorted(map(str, Plan(smoke).trained_coders))
@@ -238,4 +249,5 @@ def test_a_sweep_is_made_once_and_chooses_for_all_coders_without_a_rate(smoke: C
     assert trial.digest == wider.trial(sweep, "2e-05").digest != longer.trial(sweep, "2e-05").digest
     assert (trial.spec.learning_rate, trial.spec.tokens) == (2e-5, 5_120)
     assert plan.figure_coders("learning-rates") == plan.sweeps
+    assert plan.figure("learning-rates").spec.optimiser == "adam"
     assert not Plan(smoke).figure_coders("learning-rates")

@@ -8,10 +8,9 @@ from matplotlib.axes import Axes
 
 from bsc import paths
 from bsc.figures import style
-from bsc.figures.panels import ARCHITECTURE_NAMES, place
-from bsc.figures.results import binarisers_of, span
+from bsc.figures.panels import cell_rows, cell_title, cells, nothing_scored
+from bsc.figures.results import binarisers_of, explained, span
 from bsc.io import read_manifest, read_parquet
-from bsc.paths import ARCHITECTURES
 from bsc.stages import FigureSpec, coders_of
 
 MEASURES = {
@@ -26,21 +25,24 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
     """Draw the changes of CE, accuracy and FVU without each bin, by the bin's F1: a row an architecture and layer."""
     points = impacts(spec, results)
     with style.styled(spec.style):
-        cells = {(block["architecture"], block["model"], block["hookpoint"]) for block in spec.coders}
-        rows = sorted(cells, key=lambda one: (ARCHITECTURES.index(one[0]), one))
+        rows = cells(spec)
         figure = style.canvas(style.width_inches(3, spec.style), 1.9 * len(rows))
         grid = figure.subplots(len(rows), len(MEASURES), squeeze=False, sharex=True)
-        for (architecture, model, hookpoint), line in zip(rows, grid, strict=True):
-            here = points[(points["architecture"] == architecture) & (points["model"] == model)]
-            here = here[here["hookpoint"] == hookpoint]
+        for cell, line in zip(rows, grid, strict=True):
+            here = cell_rows(points, cell)
             for (column, label), axes in zip(MEASURES.items(), line, strict=True):
                 _panel(axes, here, column, spec)
                 axes.set_ylabel(label)
-            line[0].set_title(f"{ARCHITECTURE_NAMES[architecture]}, {place(hookpoint)}")
+            line[0].set_title(cell_title(cell, spec))
         for axes in grid[-1]:
             axes.set_xlabel("mean F1 of the bin")
         names = binarisers_of(spec)
-        style.finish(figure, [style.handle(name, spec.labels[name], spec.style) for name in names], _note(points), spec.style)
+        style.finish(
+            figure,
+            [style.handle(name, spec.labels[name], spec.style) for name in names],
+            f"{_note(points)} {explained(spec)}.",
+            spec.style,
+        )
         style.save(figure, points, output)
 
 
@@ -63,7 +65,7 @@ def impacts(spec: FigureSpec, results: Path) -> pd.DataFrame:
 def _panel(axes: Axes, here: pd.DataFrame, column: str, spec: FigureSpec) -> None:
     axes.axhline(0, color="#B0B0B0", linewidth=0.7)
     if not len(here):
-        axes.text(0.5, 0.5, "no latent could be scored", transform=axes.transAxes, ha="center", color=style.GREY)
+        nothing_scored(axes)
     for name in binarisers_of(spec):
         mine = here[here["binariser"] == name].sort_values("f1")
         errors = np.abs(np.stack([mine[column] - mine[f"{column}_low"], mine[f"{column}_high"] - mine[column]]))

@@ -9,13 +9,24 @@ from matplotlib.axes import Axes
 from bsc import paths
 from bsc.coders.binarisers.registry import kind_of
 from bsc.figures import style
-from bsc.figures.panels import ARCHITECTURE_NAMES, place
-from bsc.figures.results import KEYS, SCORES, binarisers_of, evaluations, over_seeds, scores, span
+from bsc.figures.panels import cell_rows, cell_title, cells
+from bsc.figures.results import (
+    KEYS,
+    SCORES,
+    bars,
+    binarisers_of,
+    evaluations,
+    interpreted,
+    over_seeds,
+    own,
+    preferred,
+    scores,
+    span,
+)
 from bsc.io import read_json
-from bsc.paths import ARCHITECTURES, CoderId
+from bsc.paths import CoderId
 from bsc.stages import FigureSpec, coders_of
 
-PREFERRED = ("fuzzing", "detection")
 _BY = ["architecture", "model", "hookpoint", "binariser", "bits", "k"]
 _LABELS = {"ce_increase": "CE increase\n(nats/token)", "fvu": "FVU", "unweighted": "F1, unweighted", "weighted": "F1, weighted"}
 
@@ -24,31 +35,28 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
     """Draw CE increase, FVU and scores by bits: a row an architecture and layer. `topk` stands at infinity."""
     table, scorer = _table(spec, results)
     points = pd.concat([over_seeds(table, _BY, name).assign(measure=name) for name in _LABELS], ignore_index=True)
-    cells = sorted(set(zip(points["architecture"], points["model"], points["hookpoint"], strict=True)))
-    cells.sort(key=lambda one: ARCHITECTURES.index(one[0]))
+    rows = cells(spec)
     with style.styled(spec.style):
-        figure = style.canvas(style.width_inches(4, spec.style), 1.8 * len(cells))
-        grid = figure.subplots(len(cells), len(_LABELS), squeeze=False, sharex=True)
-        for (architecture, model, hookpoint), line in zip(cells, grid, strict=True):
-            here = points[(points["architecture"] == architecture) & (points["model"] == model)]
-            here = here[here["hookpoint"] == hookpoint]
+        figure = style.canvas(style.width_inches(4, spec.style), 1.8 * len(rows))
+        grid = figure.subplots(len(rows), len(_LABELS), squeeze=False, sharex=True)
+        for cell, line in zip(rows, grid, strict=True):
+            here = cell_rows(points, cell)
             for (name, label), axes in zip(_LABELS.items(), line, strict=True):
                 _panel(axes, here[here["measure"] == name], points, spec)
                 axes.set_ylabel(f"{scorer} {label}" if name in SCORES else label)
-            line[0].set_title(f"{ARCHITECTURE_NAMES[architecture]}, {place(hookpoint)}")
+            line[0].set_title(cell_title(cell, spec))
         for axes in grid[-1]:
             axes.set_xlabel("bits of a value")
         handles = [style.handle(name, spec.labels[name], spec.style) for name in binarisers_of(spec)]
-        style.finish(figure, handles, _note(table), spec.style)
+        style.finish(figure, handles, _note(table, points, spec), spec.style)
         style.save(figure, points, output)
 
 
 def _table(spec: FigureSpec, results: Path) -> tuple[pd.DataFrame, str]:
     """One row a coder: its keys, `bits` (infinite for `topk`, 1 for `binary-topk`), metrics and scores; and whose scores."""
     found = scores(spec, results)
-    scorer = next(name for name in PREFERRED if (found["scorer"] == name).any())
-    own = found[(found["scorer"] == scorer) & (found["variant"] == "trained") & (found["control"] == "none")]
-    table = evaluations(spec, results).merge(own, on=KEYS, validate="1:1")
+    scorer = preferred(found)
+    table = evaluations(spec, results).merge(own(found[found["scorer"] == scorer]), on=KEYS, validate="1:1")
     bits = pd.DataFrame({**vars(coder), "bits": _bits(coder, results)} for coder in coders_of(spec.coders))
     return table.merge(bits, on=KEYS, validate="1:1"), scorer
 
@@ -72,12 +80,9 @@ def _panel(axes: Axes, here: pd.DataFrame, points: pd.DataFrame, spec: FigureSpe
     axes.set_xlim(-0.4, len(levels) - 0.6)
 
 
-def _note(table: pd.DataFrame) -> str:
-    seeds = span(table.groupby(_BY)["seed"].nunique())
-    left = 100 * (1 - table["firing_share_scored"])
+def _note(table: pd.DataFrame, points: pd.DataFrame, spec: FigureSpec) -> str:
     return (
-        f"k\u00a0=\u00a0{table['k'].iloc[0]}; seeds: {seeds}, mean ± s.e.m. over several, a bootstrap 95% interval of one, "
-        f"over {span(table['sequences'])} sequences or {span(table['latents_scored'])} scored latents; the unscored have "
-        f"{span(left.round())}% of all firings. Infinitely many bits: TopK. Binary TopK, of one bit, learns thresholds and no "
+        f"k\u00a0=\u00a0{table['k'].iloc[0]}. {bars(points, 'sequences or latents')} n\u00a0=\u00a0{span(table['sequences'])} "
+        f"sequences. {interpreted(spec, table)} Infinitely many bits: TopK. Binary TopK, of one bit, learns thresholds and no "
         "levels."
     )

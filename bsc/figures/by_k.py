@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from bsc.coders.binarisers.registry import in_order
-from bsc.errors import UserError
 from bsc.figures import style
-from bsc.figures.panels import ARCHITECTURE_NAMES, Panel, grid
-from bsc.figures.results import BOOTSTRAP, BOUNDS, KIND, SCORES, SEEDS, evaluations, over_seeds, scores, span
+from bsc.figures.panels import ARCHITECTURE_NAMES, Panel, grid, nothing_scored
+from bsc.figures.registry import FIGURES
+from bsc.figures.results import BOOTSTRAP, BOUNDS, KIND, SEEDS, evaluations, interpreted, over_seeds, scores, span
 from bsc.stages import FigureSpec
 
 _DODGE = 0.03
@@ -39,31 +39,25 @@ class View:
     unit: str = "sequences"
 
 
+def _score(name: str, column: str) -> View:
+    scorer = FIGURES[name].scorer
+    return View(column, f"{scorer} F1, {column}", scorer, unit="latents")
+
+
 _CE = View("ce_increase", "CE increase (nats/token)")
-_UNWEIGHTED, _WEIGHTED = (
-    {scorer: View(score, f"{scorer} F1, {score}", scorer, unit="latents") for scorer in ("detection", "fuzzing")}
-    for score in SCORES
-)
 VIEWS = {
     "fig1": _CE,
-    "fig2": _UNWEIGHTED["fuzzing"],
-    "fig3": _WEIGHTED["fuzzing"],
     "fig6": View("accuracy_decrease", "accuracy decrease"),
     "fig7": View("fvu", "FVU (share of variance)"),
     "fig8": View("dead_fraction", "dead latents (share)", interval="Wilson 95%", unit="latents"),
-    "fig11": _UNWEIGHTED["detection"],
-    "fig12": _WEIGHTED["detection"],
     "fig13": _CE,
-    "fig14": _UNWEIGHTED["fuzzing"],
-    "fig15": _WEIGHTED["fuzzing"],
+    **{name: _score(name, "unweighted") for name in ("fig2", "fig11", "fig14")},
+    **{name: _score(name, "weighted") for name in ("fig3", "fig12", "fig15")},
 }
 
 
 def draw(spec: FigureSpec, results: Path, output: Path) -> None:
-    """Draw the figure that `spec.name` names. The error bars are the standard error over seeds, or of one seed its interval.
-
-    Raises UserError when the config has no scorer of the kind that is shown.
-    """
+    """Draw the figure that `spec.name` names. The error bars are the standard error over seeds, or of one seed its interval."""
     view = VIEWS[spec.name]
     table, facts = _evaluated(spec, results) if view.scorer is None else _interpreted(spec, results, view)
     points = gather(table, view)
@@ -82,19 +76,8 @@ def _evaluated(spec: FigureSpec, results: Path) -> tuple[pd.DataFrame, str]:
 
 def _interpreted(spec: FigureSpec, results: Path, view: View) -> tuple[pd.DataFrame, str]:
     table = scores(spec, results)
-    shown = table[table["scorer"] == view.scorer] if len(table) else table
-    if not len(shown):
-        raise UserError(
-            f"`{spec.name}` has nothing to show: the config asks for no {view.scorer} scores",
-            where="autointerp.scorers",
-            fix=f"add `{view.scorer}` to the scorers",
-        )
-    trained = shown[(shown["variant"] == "trained") & (shown["control"] == "none")]
-    left = 100 * (1 - trained["firing_share_scored"])
-    return shown, (
-        f"n\u00a0=\u00a0{span(trained['latents_scored'])} scored latents a coder; those left unscored "
-        f"(too rare, too dense or not sampled) have {left.min():.0f} to {left.max():.0f}% of all firings."
-    )
+    shown = table[table["scorer"] == view.scorer]
+    return shown, interpreted(spec, shown)
 
 
 def gather(table: pd.DataFrame, view: View) -> pd.DataFrame:
@@ -125,7 +108,7 @@ def _draw_panel(axes: Axes, panel: Panel, points: pd.DataFrame, view: View, spec
         binarised = here[(here["variant"] == "binarised") & (here["control"] == "none") & (here["binariser"] == binariser)]
         _draw_line(axes, binarised, at, _binarised(binariser, spec.style))
     if not here["value"].notna().any():
-        axes.text(0.5, 0.5, "no latent could be scored", transform=axes.transAxes, ha="center", color=style.GREY)
+        nothing_scored(axes)
     axes.set_xscale("log", base=2)
     axes.set_xticks(ks, [str(k) for k in ks])
     axes.minorticks_off()

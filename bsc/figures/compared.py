@@ -7,12 +7,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from bsc.errors import UserError
 from bsc.figures import style
-from bsc.figures.distributions import PREFERRED
-from bsc.figures.panels import ARCHITECTURE_NAMES, place
-from bsc.figures.results import KEYS, SCORES, binarisers_of, evaluations, scores, span
-from bsc.paths import ARCHITECTURES
+from bsc.figures.panels import ARCHITECTURE_NAMES, cell_rows, cell_title, cells, place
+from bsc.figures.results import KEYS, SCORES, binarisers_of, evaluations, interpreted, own, preferred, scores, span
 from bsc.stages import FigureSpec
 
 _LABELS = {
@@ -32,33 +29,27 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
 
 
 def _both(spec: FigureSpec, results: Path) -> tuple[pd.DataFrame, str]:
-    """One row a coder: its evaluation and the scores of the first of `PREFERRED` scorers that there is, and that one's name."""
+    """One row a coder: its evaluation and the scores of the preferred scorer, and that one's name."""
     found = scores(spec, results)
-    scorer = next((name for name in PREFERRED if (found["scorer"] == name).any()), None)
-    if scorer is None:
-        raise UserError(f"`{spec.name}` has nothing to show: there are no scores", where="autointerp.scorers")
-    own = found[(found["scorer"] == scorer) & (found["variant"] == "trained") & (found["control"] == "none")]
-    return evaluations(spec, results).merge(own, on=KEYS, validate="1:1"), scorer
+    scorer = preferred(found)
+    return evaluations(spec, results).merge(own(found[found["scorer"] == scorer]), on=KEYS, validate="1:1"), scorer
 
 
 def _draw_binarisers(table: pd.DataFrame, scorer: str, spec: FigureSpec, output: Path) -> None:
-    cells = [(tuple(map(str, key)), here) for key, here in table.groupby(_CELL)]
-    rows = sorted(cells, key=lambda item: (ARCHITECTURES.index(item[0][0]), item[0]))
+    rows = cells(spec)
     figure = style.canvas(style.width_inches(2, spec.style), 1.9 * len(rows))
     axes = figure.subplots(len(rows), 2, squeeze=False, sharey="row", sharex="row")
-    for ((architecture, _, hookpoint), here), row in zip(rows, axes, strict=True):
+    for cell, row in zip(rows, axes, strict=True):
         for score, one in zip(SCORES, row, strict=True):
-            _binarisers(one, here, score, spec)
-            one.set_title(f"{ARCHITECTURE_NAMES[architecture]}, {place(hookpoint)}\n{score}" if one is row[0] else f"\n{score}")
+            _binarisers(one, cell_rows(table, cell), score, spec)
+            one.set_title(f"{cell_title(cell, spec)}\n{score}" if one is row[0] else score)
         row[0].set_ylabel(f"{scorer} F1")
     for one in axes[-1]:
         one.set_xlabel("CE increase (nats/token)")
-    left = 100 * (1 - table["firing_share_scored"])
     note = (
         f"k\u00a0=\u00a0{table['k'].iloc[0]}; a point a seed. Bars: bootstrap 95% intervals, across over "
-        f"{span(table['sequences'])} sequences, upwards over {span(table['latents_scored'])} scored latents; "
-        f"the unscored have {left.min():.0f} to "
-        f"{left.max():.0f}% of firings. Better is up and to the left. Differences with their intervals: comparisons.csv."
+        f"{span(table['sequences'])} sequences, upwards over scored latents. {interpreted(spec, table)} Better is up and "
+        "to the left. Differences with their intervals: comparisons.csv."
     )
     style.finish(figure, [style.handle(name, spec.labels[name], spec.style) for name in binarisers_of(spec)], note, spec.style)
     ends = ("", "_low", "_high")
@@ -96,7 +87,7 @@ def _draw_seeds(table: pd.DataFrame, scorer: str, spec: FigureSpec, output: Path
     seeds = span(pd.Series([len(mine) for _, mine in kinds]))
     note = (
         f"A point a seed, {seeds} of each kind, with its own bootstrap 95% interval, over "
-        f"{span(table['sequences'])} sequences or {span(table['latents_scored'])} scored latents. "
+        f"{span(table['sequences'])} sequences or over scored latents. {interpreted(spec, table)} "
         "Points that lie further apart than their bars differ by more than what they were measured on explains."
     )
     style.finish(figure, [], note, spec.style)

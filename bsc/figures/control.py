@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from bsc.coders.binarisers.registry import in_order
 from bsc.figures import style
 from bsc.figures.panels import ARCHITECTURE_NAMES, Panel, grid
-from bsc.figures.results import BOOTSTRAP, KIND, evaluations, over_seeds
+from bsc.figures.results import KIND, bars, evaluations, over_seeds
 from bsc.stages import FigureSpec
 
 _SITE = ["model", "hookpoint", "architecture"]
@@ -43,9 +43,6 @@ def gather(table: pd.DataFrame) -> pd.DataFrame:
 
 def _draw_panel(axes: Axes, panel: Panel, points: pd.DataFrame, spec: FigureSpec) -> None:
     here = panel.rows(points)
-    if here.empty:  # the grid has this architecture at other hookpoints
-        axes.set_visible(False)
-        return
     for name in in_order(here["binariser"]):
         (point,) = here[here["binariser"] == name].to_dict("records")
         errors = [[max(point["value"] - point["low"], 0)], [max(point["high"] - point["value"], 0)]]
@@ -57,16 +54,17 @@ def _draw_panel(axes: Axes, panel: Panel, points: pd.DataFrame, spec: FigureSpec
     axes.set_xlim(left=-0.01)
     low, high = min(0.0, float(here["low"].min())), float(here["high"].max())
     axes.set_ylim(bottom=low - 0.05 * (high - low))
-    axes.set_xlabel("share of firings, latents over 10%" if panel.bottom else "")
+    axes.set_xlabel("share of firings,\nlatents over 10%" if panel.bottom else "")
     axes.set_ylabel(f"{ARCHITECTURE_NAMES[panel.architecture]}\nCE increase (nats/token)" if panel.first else "")
 
 
 def _note(points: pd.DataFrame, table: pd.DataFrame) -> str:
     ks = ", ".join(str(k) for k in sorted(points["k"].unique()))
-    single = bool((points["interval"] == BOOTSTRAP).all())
-    bars = "bootstrap 95% intervals over sequences, one seed" if single else "± s.e.m. over seeds (one seed: bootstrap 95%)"
     line = " Dotted: the share of TopK." if (points["binariser"] == "topk").any() else ""
+    missing = int(points["share"].isna().sum())
+    silent = f" Not drawn, as they never fire and have no share: {missing} of {len(points)}." if missing else ""
     return (
         f"k\u00a0=\u00a0{ks}; n\u00a0=\u00a0{int(table['sequences'].max()):,} sequences, "
-        f"{int(table['tokens'].max()):,} tokens. Bars: {bars}. Shares are of the same tokens; one point a setting.{line}"
+        f"{int(table['tokens'].max()):,} tokens. {bars(points, 'sequences')} Shares are of the same tokens; one point a "
+        f"setting.{line}{silent}"
     )

@@ -9,18 +9,16 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from bsc import paths
-from bsc.errors import UserError
 from bsc.evaluation.bootstrap import bootstrap_mean
 from bsc.evaluation.metrics import ULTRA_HIGH
 from bsc.figures import style
 from bsc.figures.frequencies import power
-from bsc.figures.panels import ARCHITECTURE_NAMES, Panel, grid
-from bsc.figures.results import KIND, binarisers_of, span
+from bsc.figures.panels import ARCHITECTURE_NAMES, Panel, cell_rows, cell_title, cells, grid, nothing_scored
+from bsc.figures.results import KIND, binarisers_of, interpreted, own, preferred, scores, span
 from bsc.io import read_parquet
 from bsc.paths import CoderId
 from bsc.stages import EMBEDDING, FigureSpec, coders_of
 
-PREFERRED = ("fuzzing", "detection")
 _BINS_A_DECADE = 3
 _FEWEST = 5
 """Latents in a bin of firing rates under which its mean is not drawn."""
@@ -29,20 +27,19 @@ F1_BINS = np.linspace(0, 1, 21)
 
 
 def draw(spec: FigureSpec, results: Path, output: Path) -> None:
-    """Draw Fig. 17 or `score-distribution`, whichever `spec.name` says, of the first of `PREFERRED` scorers that there is.
-
-    Raises UserError when no latent was scored.
-    """
-    latents, scorer = scored_latents(spec, results)
+    """Draw Fig. 17 or `score-distribution`, whichever `spec.name` says, of the preferred scorer."""
+    table = scores(spec, results)
+    scorer = preferred(table)
+    latents, note = scored_latents(spec, results, scorer), _sample(table[table["scorer"] == scorer], spec)
     with style.styled(spec.style):
         if spec.name == "fig17":
-            _draw_rates(latents, scorer, spec, output)
+            _draw_rates(latents, scorer, note, spec, output)
         else:
-            _draw_distribution(latents, scorer, compared_latents(spec, results), spec, output)
+            _draw_distribution(latents, scorer, compared_latents(spec, results), note, spec, output)
 
 
-def scored_latents(spec: FigureSpec, results: Path) -> tuple[pd.DataFrame, str]:
-    """One row a scored latent of each coder, under its own explanation and a shuffled one (`control`); and the scorer's name.
+def scored_latents(spec: FigureSpec, results: Path, scorer: str) -> pd.DataFrame:
+    """One row a latent of each coder that `scorer` scored, under its own explanation and a shuffled one (`control`).
 
     Columns: the coder's keys, latent, control, f1, rate (firings a token of the interpretation split), true_positive_rate and
     false_positive_rate over its questions.
@@ -50,18 +47,14 @@ def scored_latents(spec: FigureSpec, results: Path) -> tuple[pd.DataFrame, str]:
     tables = []
     for coder in coders_of(spec.coders):
         every = _scores_of(coder, spec, results)
-        table = every[every["scorer"].isin(PREFERRED)].astype(dict.fromkeys(COUNTED, "int64"))
+        table = every[every["scorer"] == scorer].astype(dict.fromkeys(COUNTED, "int64"))
         counts = read_parquet(results / coder.at(paths.LATENTS, variant="trained") / "counts.parquet").set_index("latent")
         wrong, right = (table[f"false_{side}"] for side in ("positive", "negative")), ("negative", "positive")
         of_silent, of_firing = (part / (part + table[f"true_{name}"]) for part, name in zip(wrong, right, strict=True))
         facts = {"rate": table["latent"].map(counts["rate"]), "false_positive_rate": of_silent}
         tables.append(table.assign(**vars(coder), **facts, true_positive_rate=1 - of_firing))
-    every = pd.concat(tables, ignore_index=True)
-    scorer = next((name for name in PREFERRED if (every["scorer"] == name).any()), None)
-    if scorer is None:
-        raise UserError(f"`{spec.name}` has nothing to show: no latent was scored", where="autointerp", fix="score more text")
     columns = [*KIND, "seed", "latent", "control", "f1", "rate", "true_positive_rate", "false_positive_rate"]
-    return every.loc[every["scorer"] == scorer, columns], scorer
+    return pd.concat(tables, ignore_index=True)[columns]
 
 
 def _scores_of(coder: CoderId, spec: FigureSpec, results: Path) -> pd.DataFrame:
@@ -81,11 +74,11 @@ def compared_latents(spec: FigureSpec, results: Path) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)[[*KIND, "seed", "latent", "control", "auroc"]]
 
 
-def _counts(latents: pd.DataFrame) -> str:
-    sizes = latents[latents["control"] == "none"].groupby([*KIND, "seed"]).size()
-    seeds = latents.groupby(KIND)["seed"].nunique()
-    several = f"{span(seeds)} seeds together; " if seeds.max() > 1 else "one seed; "
-    return f"k\u00a0=\u00a0{latents['k'].iloc[0]}; n\u00a0=\u00a0{span(sizes)} scored latents a coder, {several}"
+def _sample(table: pd.DataFrame, spec: FigureSpec) -> str:
+    """What latents are shown. table: of `scores`, of the scorer that is shown."""
+    seeds = own(table).groupby(KIND)["seed"].nunique()
+    several = f"{span(seeds)} seeds together" if seeds.max() > 1 else "one seed"
+    return f"k\u00a0=\u00a0{table['k'].iloc[0]}; {several}. {interpreted(spec, table)}"
 
 
 def _with_a_rate(latents: pd.DataFrame) -> pd.DataFrame:
@@ -98,41 +91,43 @@ def by_rate(latents: pd.DataFrame, spec: FigureSpec) -> pd.DataFrame:
 
     rate: the geometric mean of the bin's latents. low, high: bootstrap 95% interval over latents.
     """
-    own = _with_a_rate(latents)
-    own = own.assign(bin=np.floor(np.log10(own["rate"]) * _BINS_A_DECADE).astype(int))
+    fired = _with_a_rate(latents)
+    fired = fired.assign(bin=np.floor(np.log10(fired["rate"]) * _BINS_A_DECADE).astype(int))
     rows = []
-    for key, group in own.groupby([*KIND, "bin"], sort=True):
+    for key, group in fired.groupby([*KIND, "bin"], sort=True):
         named: dict[str, Any] = dict(zip([*KIND, "bin"], key, strict=True))
         found = bootstrap_mean(group["f1"], resamples=spec.resamples, seed=spec.seed)
         means = {"rate": float(np.exp(np.log(group["rate"]).mean())), "latents": len(group)}
         rows.append({**named, **means, "f1": found.value, "low": found.low, "high": found.high})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=[*KIND, "bin", "rate", "latents", "f1", "low", "high"])
 
 
-def _draw_rates(latents: pd.DataFrame, scorer: str, spec: FigureSpec, output: Path) -> None:
+def _draw_rates(latents: pd.DataFrame, scorer: str, note: str, spec: FigureSpec, output: Path) -> None:
     points = by_rate(latents, spec)
-    own = _with_a_rate(latents)
-    figure, panels = grid(points, spec.style)
+    fired = _with_a_rate(latents)
+    figure, panels = grid(pd.DataFrame(spec.coders), spec.style)
     for panel, axes in panels:
-        _rate_panel(axes, panel, panel.rows(own), panel.rows(points), spec)
+        _rate_panel(axes, panel, panel.rows(fired), panel.rows(points), spec)
         axes.set_ylabel(f"{ARCHITECTURE_NAMES[panel.architecture]}\n{scorer} F1" if panel.first else "")
-    note = (
-        f"{_counts(latents)}the others are too rare, too dense or not sampled. Dots: latents. Lines: means of three bins a "
-        f"decade with at least {_FEWEST} latents, bootstrap 95% interval over latents. Shaded: firing on over 10% of tokens."
+    note += (
+        f" Dots: latents. Lines: means of three bins a decade with at least {_FEWEST} latents, bootstrap 95% interval over "
+        "latents. Shaded: firing on over 10% of tokens."
     )
     style.finish(figure, [style.handle(name, spec.labels[name], spec.style) for name in binarisers_of(spec)], note, spec.style)
     style.save(figure, points, output)
 
 
-def _rate_panel(axes: Axes, panel: Panel, own: pd.DataFrame, points: pd.DataFrame, spec: FigureSpec) -> None:
+def _rate_panel(axes: Axes, panel: Panel, fired: pd.DataFrame, points: pd.DataFrame, spec: FigureSpec) -> None:
     axes.axvspan(ULTRA_HIGH, 1, color="#F6E7D8", zorder=0, linewidth=0)
     for name in binarisers_of(spec):
         mark = style.mark(name, spec.style)
-        dots, line = own[own["binariser"] == name], points[(points["binariser"] == name) & (points["latents"] >= _FEWEST)]
+        dots, line = fired[fired["binariser"] == name], points[(points["binariser"] == name) & (points["latents"] >= _FEWEST)]
         axes.scatter(dots["rate"], dots["f1"], s=2, color=mark.colour, alpha=0.15, linewidths=0, rasterized=True)
         errors = np.abs(np.stack([line["f1"] - line["low"], line["high"] - line["f1"]]))
         axes.errorbar(line["rate"], line["f1"], errors, elinewidth=0.8, **mark.line)
-    low = np.floor(np.log10(own["rate"].min())) if len(own) else -3.0
+    if not len(fired):
+        nothing_scored(axes)
+    low = np.floor(np.log10(fired["rate"].min())) if len(fired) else -3.0
     axes.set(xscale="log", xlim=(10.0**low, 1), ylim=(-0.03, 1.03))
     axes.xaxis.set_major_locator(FixedLocator([10.0**decade for decade in range(int(low), 1)]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: power(value)))
@@ -140,28 +135,28 @@ def _rate_panel(axes: Axes, panel: Panel, own: pd.DataFrame, points: pd.DataFram
     axes.set_xlabel("firing rate" if panel.bottom else "")
 
 
-def _draw_distribution(latents: pd.DataFrame, scorer: str, compared: pd.DataFrame, spec: FigureSpec, output: Path) -> None:
+def _draw_distribution(
+    latents: pd.DataFrame, scorer: str, compared: pd.DataFrame, note: str, spec: FigureSpec, output: Path
+) -> None:
     """A row an architecture and layer: F1, its errors and, where explanations were compared by embeddings, their AUROC."""
-    sites = ["model", "hookpoint", "architecture"]
-    rows = [(tuple(map(str, key)), group) for key, group in latents.groupby(sites, sort=True)]
+    rows = cells(spec)
     widths = (1.25, 1, 1.25) if len(compared) else (1.25, 1)
     figure = style.canvas(style.width_inches(len(widths), spec.style), 1.9 * len(rows))
     axes = figure.subplots(len(rows), len(widths), squeeze=False, width_ratios=widths)
-    for ((model, hookpoint, architecture), group), (left, right, *last) in zip(rows, axes, strict=True):
+    for cell, (left, right, *last) in zip(rows, axes, strict=True):
+        group = cell_rows(latents, cell)
         _histogram(left, histograms(group), spec)
         _errors(right, group, spec)
         for area in last:
-            here = (compared[sites] == [model, hookpoint, architecture]).all(axis=1)
-            _histogram(area, histograms(compared[here], "auroc"), spec)
+            _histogram(area, histograms(cell_rows(compared, cell), "auroc"), spec)
             area.set(xlabel="embedding AUROC", ylabel="share of latents")
-        left.set_title(f"{ARCHITECTURE_NAMES[architecture]}, layer {paths.layer(hookpoint)}")
+        left.set_title(cell_title(cell, spec))
         left.set(xlabel=f"{scorer} F1", ylabel="share of latents")
         right.set(xlabel="false positive rate", ylabel="true positive rate")
     place = "Middle" if len(compared) else "Right"
-    note = (
-        f"{_counts(latents)}the others are too rare, too dense or not sampled. Dotted: explanations shuffled among latents, "
-        f"cut off where they leave the panel. {place}: answers are yes or no, so a latent is one point of its ROC plane; dots "
-        "are latents, marks are means."
+    note += (
+        f" Dotted: explanations shuffled among latents, cut off where they leave the panel. {place}: answers are yes or no, so "
+        "a latent is one point of its ROC plane; dots are latents, marks are means. No interval."
     )
     points = histograms(latents)
     if len(compared):
@@ -179,13 +174,17 @@ def histograms(latents: pd.DataFrame, column: str = "f1") -> pd.DataFrame:
     rows = []
     for key, group in latents.groupby([*KIND, "control"], sort=True):
         counts, _ = np.histogram(group[column], F1_BINS)
-        rates = {name: float(group[name].mean()) for name in ("true_positive_rate", "false_positive_rate") if name in group}
+        rates = {name: float(group[name].mean()) for name in _rates(group)}
         named = {**dict(zip([*KIND, "control"], key, strict=True)), "latents": len(group), **rates}
         rows += [
             {**named, "from": start, "to": end, "share": count / len(group)}
             for start, end, count in zip(F1_BINS[:-1], F1_BINS[1:], counts, strict=True)
         ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=[*KIND, "control", "latents", *_rates(latents), "from", "to", "share"])
+
+
+def _rates(latents: pd.DataFrame) -> list[str]:
+    return [name for name in ("true_positive_rate", "false_positive_rate") if name in latents]
 
 
 def _histogram(axes: Axes, shares: pd.DataFrame, spec: FigureSpec) -> None:
@@ -195,14 +194,17 @@ def _histogram(axes: Axes, shares: pd.DataFrame, spec: FigureSpec) -> None:
             if len(mine):
                 colour = style.mark(name, spec.style).colour
                 axes.stairs(mine["share"], F1_BINS, color=colour, linestyle=dashes, linewidth=width, baseline=None)
-    axes.set(xlim=(0, 1), ylim=(0, 1.1 * float(shares.loc[shares["control"] == "none", "share"].max())))
+    highest = shares.loc[shares["control"] == "none", "share"].max()
+    if np.isnan(highest):
+        nothing_scored(axes)
+    axes.set(xlim=(0, 1), ylim=(0, 1 if np.isnan(highest) else 1.1 * float(highest)))
 
 
 def _errors(axes: Axes, group: pd.DataFrame, spec: FigureSpec) -> None:
     axes.plot([0, 1], [0, 1], color="#C8C8C8", linewidth=0.7, zorder=1)
-    own = group[group["control"] == "none"]
+    true = group[group["control"] == "none"]
     for name in binarisers_of(spec):
-        mark, mine = style.mark(name, spec.style), own[own["binariser"] == name]
+        mark, mine = style.mark(name, spec.style), true[true["binariser"] == name]
         x, y = mine["false_positive_rate"], mine["true_positive_rate"]
         axes.scatter(x, y, s=2, color=mark.colour, alpha=0.15, linewidths=0, rasterized=True)
         if len(mine):

@@ -12,9 +12,8 @@ from matplotlib.patches import Patch
 
 from bsc.coders.binarisers.registry import in_order
 from bsc.figures import style
-from bsc.figures.distributions import PREFERRED
 from bsc.figures.panels import ARCHITECTURE_NAMES, Panel, grid
-from bsc.figures.results import KIND, over_seeds, scores
+from bsc.figures.results import KIND, bars, interpreted, over_seeds, preferred, scores
 from bsc.stages import FigureSpec
 
 _WIDTH = 0.7
@@ -29,7 +28,7 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
     unweighted one, smaller. Grey: the scores of explanations shuffled among latents, from the lowest to the highest coder.
     """
     table = scores(spec, results)
-    scorer = next(name for name in PREFERRED if (table["scorer"] == name).any())
+    scorer = preferred(table)
     ks = sorted(table["k"].unique())
     shown = table[(table["variant"] == "trained") & (table["scorer"] == scorer) & (table["k"] == ks[len(ks) // 2])]
     points = gather(shown)
@@ -37,7 +36,7 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
         figure, panels = grid(points, spec.style)
         for panel, axes in panels:
             _draw_panel(axes, panel, points, spec, scorer)
-        style.finish(figure, _legend(points, spec), _note(points, shown), spec.style)
+        style.finish(figure, _legend(points, spec), _note(points, shown, spec), spec.style)
         style.save(figure, points, output)
 
 
@@ -84,10 +83,8 @@ def _legend(points: pd.DataFrame, spec: FigureSpec) -> list[Line2D | Patch]:
     return handles
 
 
-def _note(points: pd.DataFrame, shown: pd.DataFrame) -> str:
-    own = shown[shown["control"] == "none"]["latents_scored"]
-    latents = f"{own.min():,}" if own.min() == own.max() else f"{own.min():,} to {own.max():,}"
-    bars = " or ".join(sorted(set(points["interval"]) - {""}))
-    return f"k = {points['k'].iloc[0]}. Large: unweighted; small, at the right: weighted by frequency. Bars: {bars}. " + (
-        f"n\u00a0=\u00a0{latents} scored latents a coder."
+def _note(points: pd.DataFrame, shown: pd.DataFrame, spec: FigureSpec) -> str:
+    return (
+        f"k\u00a0=\u00a0{points['k'].iloc[0]}. Large: unweighted; small, at the right: weighted by frequency. "
+        f"{bars(points, 'latents')} {interpreted(spec, shown)}"
     )

@@ -16,7 +16,7 @@ from bsc.coders.binarisers.registry import in_order
 from bsc.evaluation.metrics import ULTRA_HIGH
 from bsc.figures import style
 from bsc.figures.panels import ARCHITECTURE_NAMES, site_title, sites
-from bsc.figures.results import KIND
+from bsc.figures.results import KIND, span
 from bsc.io import read_parquet
 from bsc.paths import ARCHITECTURES
 from bsc.stages import FigureSpec, coders_of
@@ -153,10 +153,10 @@ def power(value: float) -> str:
 def _note(rates: pd.DataFrame, tokens: int) -> str:
     latents = rates.groupby([*KIND, "seed"])["latent"].size()
     seeds = rates.groupby(KIND)["seed"].nunique()
-    over = f"; means over {int(seeds.min())} to {int(seeds.max())} seeds" if seeds.max() > 1 else ""
+    over = f"means over {span(seeds)} seeds" if seeds.max() > 1 else "one seed"
     dead = rates.groupby([*KIND, "seed"])["firings"].agg(lambda firings: (firings == 0).sum())
     return (
-        f"n\u00a0=\u00a0{int(latents.max()):,} latents a coder, {tokens:,} tokens{over}. Shaded: firing on over 10% of tokens; "
-        "at the right, how many latents do, for each k from the smallest. Both axes are logarithmic, and the latents that "
-        f"never fire ({int(dead.min()):,} to {int(dead.max()):,} a coder) are off them."
+        f"n\u00a0=\u00a0{int(latents.max()):,} latents a coder, {tokens:,} tokens; {over}, no interval. Shaded: firing on over "
+        "10% of tokens; at the right, how many latents do, for each k from the smallest. Both axes are logarithmic, and the "
+        f"latents that never fire ({int(dead.min()):,} to {int(dead.max()):,} a coder) are off them."
     )

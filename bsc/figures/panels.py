@@ -1,9 +1,10 @@
 """A grid of panels, one for each architecture and hookpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from bsc.figures import style
 from bsc.figures.text import wrapped
 from bsc.paths import ARCHITECTURES, JOINT, layer
+from bsc.stages import FigureSpec
 
 _MOST_ACROSS = 4
 _PANEL_INCHES = {1: 2.0, 2: 1.75}
@@ -47,7 +49,10 @@ def sites(table: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def grid(table: pd.DataFrame, look: Mapping[str, Any]) -> tuple[Figure, list[tuple[Panel, Axes]]]:
-    """A figure with a panel for each architecture (rows) and hookpoint (columns) that the table has, at most four across."""
+    """A figure with a panel for each architecture (rows) and hookpoint (columns) that the table has, at most four across.
+
+    Where the table has an architecture at other hookpoints alone, there is no panel.
+    """
     columns = sites(table)
     across = min(len(columns), _MOST_ACROSS)
     rows = [
@@ -59,20 +64,49 @@ def grid(table: pd.DataFrame, look: Mapping[str, Any]) -> tuple[Figure, list[tup
     height = _PANEL_INCHES.get(across, _NARROW_INCHES) * len(rows)
     figure = style.canvas(style.width_inches(across, look), height)
     axes = figure.subplots(len(rows), across, squeeze=False)
-    panels = []
-    for number, (architecture, row) in enumerate(rows):
-        for column in range(across):
-            if column >= len(row):
-                axes[number, column].set_axis_off()
-                continue
-            panel = Panel(architecture, *row[column], first=column == 0, bottom=number == len(rows) - 1)
-            axes[number, column].set_title(site_title(row[column], columns, look))
-            panels.append((panel, axes[number, column]))
-    return figure, panels
+    there = set(zip(table["architecture"], table["model"], table["hookpoint"], strict=True))
+    panels: dict[tuple[int, int], Panel] = {}
+    for number, (architecture, row) in reversed(list(enumerate(rows))):
+        shown = [column for column, site in enumerate(row) if (architecture, *site) in there]
+        for column in shown:
+            bottom = all(below != column for _, below in panels)
+            panels[number, column] = Panel(architecture, *row[column], first=column == shown[0], bottom=bottom)
+    for at, area in np.ndenumerate(axes):
+        if at in panels:
+            area.set_title(site_title((panels[at].model, panels[at].hookpoint), columns, look))
+        else:
+            area.set_axis_off()
+    return figure, [(panels[at], axes[at]) for at in sorted(panels)]
+
+
+def nothing_scored(axes: Axes) -> None:
+    """Say in an empty panel why it is."""
+    axes.text(0.5, 0.5, "no latent could be scored", transform=axes.transAxes, ha="center", color=style.GREY)
 
 
 def site_title(site: tuple[str, str], columns: list[tuple[str, str]], look: Mapping[str, Any]) -> str:
     """A (model, hookpoint) pair in lines no wider than a panel; the model's name only where there are several."""
-    several = len({model for model, _ in columns}) > 1
-    lines = wrapped(site[0], look["font_size"], _TITLE_POINTS) if several else []
-    return "\n".join([*lines, place(site[1])])
+    return under_model(place(site[1]), site[0], {model for model, _ in columns}, look)
+
+
+def under_model(title: str, model: str, models: Collection[str], look: Mapping[str, Any]) -> str:
+    """A panel's title, with the name of its model above it where the figure has several; it breaks after hyphens."""
+    parts = wrapped(model.replace("-", "- "), look["font_size"], _TITLE_POINTS) if len(models) > 1 else []
+    return "\n".join([*(part.replace("- ", "-") for part in parts), title])
+
+
+def cells(spec: FigureSpec) -> list[tuple[str, str, str]]:
+    """Every (architecture, model, hookpoint) of a figure: what it has a row of panels for."""
+    found = {(block["architecture"], block["model"], block["hookpoint"]) for block in spec.coders}
+    return sorted(found, key=lambda cell: (ARCHITECTURES.index(cell[0]), cell[1], layer(cell[2])))
+
+
+def cell_rows(table: pd.DataFrame, cell: tuple[str, str, str]) -> pd.DataFrame:
+    """The rows of a table that belong to one of `cells`."""
+    return Panel(*cell, first=False, bottom=False).rows(table)
+
+
+def cell_title(cell: tuple[str, str, str], spec: FigureSpec) -> str:
+    """One of `cells` in words; the model's name only where there are several."""
+    title = f"{ARCHITECTURE_NAMES[cell[0]]}, {place(cell[2])}"
+    return under_model(title, cell[1], {model for _, model, _ in cells(spec)}, spec.style)

@@ -10,10 +10,9 @@ from matplotlib.lines import Line2D
 
 from bsc import paths
 from bsc.figures import style
-from bsc.figures.panels import ARCHITECTURE_NAMES, place
+from bsc.figures.panels import cell_rows, cell_title, cells
 from bsc.figures.results import binarisers_of, span
 from bsc.io import read_json, read_parquet
-from bsc.paths import ARCHITECTURES
 from bsc.stages import FigureSpec, coders_of
 
 MEAN = "mean over labels"
@@ -24,18 +23,17 @@ _POOLINGS = ("max", "mean")
 def draw(spec: FigureSpec, results: Path, output: Path) -> None:
     """Draw AUROC by how many latents a probe reads: a row an architecture and layer, a column for each pooling."""
     points = probes(spec, results)
-    cells = sorted(set(zip(points["architecture"], points["model"], points["hookpoint"], strict=True)))
-    cells.sort(key=lambda one: ARCHITECTURES.index(one[0]))
+    rows = cells(spec)
     shown = points[points["label"] == MEAN]
     with style.styled(spec.style):
-        figure = style.canvas(style.width_inches(2, spec.style), 1.9 * len(cells))
-        grid = figure.subplots(len(cells), len(_POOLINGS), squeeze=False, sharey=True, sharex=True)
-        for cell, line in zip(cells, grid, strict=True):
-            here = shown[(shown["architecture"] == cell[0]) & (shown["model"] == cell[1]) & (shown["hookpoint"] == cell[2])]
+        figure = style.canvas(style.width_inches(2, spec.style), 1.9 * len(rows))
+        grid = figure.subplots(len(rows), len(_POOLINGS), squeeze=False, sharey=True, sharex=True)
+        for cell, line in zip(rows, grid, strict=True):
+            here = cell_rows(shown, cell)
             for pooling, axes in zip(_POOLINGS, line, strict=True):
                 _panel(axes, here[here["pooling"] == pooling], spec)
                 axes.set_title(f"{pooling}-pooled")
-            line[0].set_title(f"{ARCHITECTURE_NAMES[cell[0]]}, {place(cell[2])}\n{_POOLINGS[0]}-pooled")
+            line[0].set_title(f"{cell_title(cell, spec)}\n{_POOLINGS[0]}-pooled")
             line[0].set_ylabel("AUROC")
         for axes in grid[-1]:
             axes.set_xlabel("latents read")
@@ -76,9 +74,11 @@ def _panel(axes: Axes, here: pd.DataFrame, spec: FigureSpec) -> None:
 
 
 def _note(points: pd.DataFrame) -> str:
+    several = points["labels"].min() > 2
+    told = f"mean over {span(points['labels'])} labels" if several else "two labels, so one probe tells them apart"
     return (
         f"k\u00a0=\u00a0{points['k'].iloc[0]}; one seed. Logistic regressions on the n latents that differ most between a "
-        f"label and the others on training documents; mean over {span(points['labels'])} labels. "
+        f"label and the others on training documents; {told}. "
         f"n\u00a0=\u00a0{span(points['test_documents'])} test documents of {span(points['documents'])}, bootstrap 95% "
         "intervals over test documents. Grey: the same on the activations that the encoder reads, dotted on their n best "
         "dimensions, solid on all of them."

@@ -21,8 +21,8 @@ class Figure:
 
     kind: figure (PDF and PNG) or table (CSV, and LaTeX where `latex`). joint: joint evaluations are shown too.
     shows: a coder that the grid must have for there to be anything to show, in words. block: a block of the config without
-    which its results are not made. compares: every explainer, side by side. trained: no finetuned coders, whose steps are of
-    another kind.
+    which its results are not made. scorer: whose scores it shows, where it is of one scorer alone. compares: every explainer,
+    side by side. trained: no finetuned coders, whose steps are of another kind.
     """
 
     module: str
@@ -33,6 +33,7 @@ class Figure:
     latex: bool = False
     shows: str = "a coder"
     block: str | None = None
+    scorer: Literal["detection", "fuzzing"] | None = None
     compares: bool = False
     trained: bool = False
 
@@ -41,7 +42,8 @@ class Figure:
         """What a config lacks for which it has nothing to show."""
         if self.compares:
             return "a language model under `autointerp.llms`"
-        return f"{self.shows} in the grid" + (f", and `{self.block}` in the config" if self.block else "")
+        also = f", and `{self.block}` in the config" if self.block else ""
+        return f"{self.shows} in the grid{also}" + (f", and `{self.scorer}` in `autointerp.scorers`" if self.scorer else "")
 
     def files(self, name: str) -> list[str]:
         """What it writes under the results folder, when its name is `name`; the CSV holds the numbers that it shows."""
@@ -56,10 +58,12 @@ def everything(coders: Sequence[CoderId]) -> list[CoderId]:
 
 def transcoders(coders: Sequence[CoderId]) -> list[CoderId]:
     """The skip-transcoders of the grid; where it has none, its transcoders, and then whatever it has."""
-    for architecture in ("skip-transcoder", "transcoder", "sae"):
-        if found := [coder for coder in coders if coder.architecture == architecture]:
-            return found
-    return []
+    return next((found for found in _by_architecture(coders) if found), [])
+
+
+def _by_architecture(coders: Sequence[CoderId]) -> list[list[CoderId]]:
+    """The coders of each architecture, in the order in which a figure of one architecture prefers them."""
+    return [[coder for coder in coders if coder.architecture == one] for one in ("skip-transcoder", "transcoder", "sae")]
 
 
 def autoencoders(coders: Sequence[CoderId]) -> list[CoderId]:
@@ -92,8 +96,8 @@ def by_bits(coders: Sequence[CoderId]) -> list[CoderId]:
 
 
 def of_several_models(coders: Sequence[CoderId]) -> list[CoderId]:
-    """Everything, if there are coders of more than one model."""
-    return list(coders) if len({coder.model for coder in coders}) > 1 else []
+    """The coders of the first architecture, in the order of `transcoders`, that more than one model has."""
+    return next((found for found in _by_architecture(coders) if len({coder.model for coder in found}) > 1), [])
 
 
 def of_several_seeds(coders: Sequence[CoderId]) -> list[CoderId]:
@@ -135,8 +139,8 @@ BOTH = "a binary and a continuous coder of one architecture, hookpoint and k"
 
 FIGURES: dict[str, Figure] = {
     "fig1": Figure("bsc.figures.by_k", ("evaluation",), transcoders),
-    "fig2": Figure("bsc.figures.by_k", ("scores",), transcoders),
-    "fig3": Figure("bsc.figures.by_k", ("scores",), transcoders),
+    "fig2": Figure("bsc.figures.by_k", ("scores",), transcoders, scorer="fuzzing"),
+    "fig3": Figure("bsc.figures.by_k", ("scores",), transcoders, scorer="fuzzing"),
     "fig4": Figure("bsc.figures.windows", ("scores", "explanations", "latents"), one_continuous, shows="a `topk` coder"),
     "fig5": Figure("bsc.figures.windows", ("scores", "explanations", "latents"), one_binary, shows="a `binary-topk` coder"),
     "fig6": Figure("bsc.figures.by_k", ("evaluation",), everything),
@@ -144,11 +148,11 @@ FIGURES: dict[str, Figure] = {
     "fig8": Figure("bsc.figures.by_k", ("evaluation",), everything),
     "fig9": Figure("bsc.figures.training", ("training",), everything, trained=True),
     "fig10": Figure("bsc.figures.training", ("training",), everything, trained=True),
-    "fig11": Figure("bsc.figures.by_k", ("scores",), transcoders),
-    "fig12": Figure("bsc.figures.by_k", ("scores",), transcoders),
+    "fig11": Figure("bsc.figures.by_k", ("scores",), transcoders, scorer="detection"),
+    "fig12": Figure("bsc.figures.by_k", ("scores",), transcoders, scorer="detection"),
     "fig13": Figure("bsc.figures.by_k", ("evaluation",), autoencoders, shows="an `sae`"),
-    "fig14": Figure("bsc.figures.by_k", ("scores",), autoencoders, shows="an `sae`"),
-    "fig15": Figure("bsc.figures.by_k", ("scores",), autoencoders, shows="an `sae`"),
+    "fig14": Figure("bsc.figures.by_k", ("scores",), autoencoders, shows="an `sae`", scorer="fuzzing"),
+    "fig15": Figure("bsc.figures.by_k", ("scores",), autoencoders, shows="an `sae`", scorer="fuzzing"),
     "fig16": Figure("bsc.figures.frequencies", ("latents",), everything),
     "frequency-control": Figure("bsc.figures.control", ("evaluation",), everything),
     "learning-rates": Figure("bsc.figures.sweeps", ("choice",), everything, shows="`tune` to the config and a coder"),
@@ -156,7 +160,11 @@ FIGURES: dict[str, Figure] = {
     "fig18": Figure("bsc.figures.ablation", ("ablation", "latents"), first_at_one_k, block="ablation"),
     "fig19": Figure("bsc.figures.compared", ("evaluation", "scores"), at_one_k),
     "fig20": Figure(
-        "bsc.figures.training", ("evaluation", "training"), of_several_models, shows="coders of a second model", trained=True
+        "bsc.figures.training",
+        ("evaluation", "training"),
+        of_several_models,
+        shows="coders of a second model, of one architecture with the first's,",
+        trained=True,
     ),
     "fig21": Figure("bsc.figures.probing", ("probing",), first_at_one_k, block="probing"),
     "fig22": Figure("bsc.figures.bits", ("evaluation", "scores", "training"), by_bits, shows="an `nbit` coder at the common k"),

@@ -10,7 +10,7 @@ import pandas as pd
 from bsc import paths
 from bsc.coders.binarisers.registry import REGISTRY, in_order
 from bsc.io import read_json
-from bsc.paths import JOINT, CoderId
+from bsc.paths import JOINT, NGRAM, CoderId
 from bsc.stages import FigureSpec, coders_of
 
 KIND = ["model", "hookpoint", "architecture", "binariser", "k"]
@@ -55,9 +55,13 @@ def _number(value: float | None) -> float:
 
 
 def measured(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """One `metrics.json` as columns: counts, the baseline's cross-entropy and accuracy, and each metric with its interval."""
+    """One `metrics.json` as columns: counts, the baseline's cross-entropy and accuracy, and each metric with its interval.
+
+    `variance_left_out`: the share of the outputs' variance that is left out with position 0. NaN in joint evaluations.
+    """
     columns: dict[str, Any] = {name: metrics[name] for name in ("sequences", "tokens", "ce")}
     columns |= {f"baseline_{name}": _number(metrics["baseline"][name]) for name in ("ce", "accuracy")}
+    columns["variance_left_out"] = _number(metrics["variance_left_out"])
     for metric in METRICS:
         columns |= interval(metric, metrics.get(metric))
     return columns
@@ -126,6 +130,38 @@ def over_seeds(frame: pd.DataFrame, by: list[str], column: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*by, "seeds", "value", "low", "high", "interval"])
 
 
+PREFERRED = ("fuzzing", "detection")
+
+
+def preferred(table: pd.DataFrame) -> str:
+    """The scorer that a figure of one shows: the first of `PREFERRED` in a table of `scores`, which always has one of them."""
+    return next(name for name in PREFERRED if (table["scorer"] == name).any())
+
+
+def own(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table of `scores` that are of trained coders under their own explanations: no controls."""
+    return table[(table["variant"] == "trained") & (table["control"] == "none")]
+
+
+def interpreted(spec: FigureSpec, table: pd.DataFrame) -> str:
+    """A sentence of a figure's note: who explained, how many latents are scored, and what share of firings is not.
+
+    table: of `scores`; controls do not count.
+    """
+    shown = own(table)
+    left = 100 * (1 - shown["firing_share_scored"])
+    return (
+        f"{explained(spec)}; n\u00a0=\u00a0{span(shown['latents_scored'])} scored latents a coder; "
+        f"those left unscored (too rare, too dense or not sampled) have {span(left.round())}% of all firings."
+    )
+
+
+def explained(spec: FigureSpec) -> str:
+    """Who made the explanations that a figure is about, in words."""
+    names = ["token patterns (ngram, no LLM)" if name == NGRAM else name for name in spec.explainers]
+    return f"Explained by {' and '.join(names)}"
+
+
 def _mean(group: pd.DataFrame, column: str) -> dict[str, Any]:
     values = group[column].to_numpy(dtype=np.float64)
     if len(values) == 0:
@@ -135,6 +171,18 @@ def _mean(group: pd.DataFrame, column: str) -> dict[str, Any]:
         return {"seeds": 1, "value": values[0], **ends, "interval": BOOTSTRAP}
     mean, error = values.mean(), values.std(ddof=1) / np.sqrt(len(values))
     return {"seeds": len(values), "value": mean, "low": mean - error, "high": mean + error, "interval": SEEDS}
+
+
+def bars(points: pd.DataFrame, unit: str) -> str:
+    """A sentence of a figure's note: of how many seeds the points of `over_seeds` are, and what their bars are.
+
+    unit: what the bootstrap of a single seed draws, in the plural.
+    """
+    several, single = (points[points["interval"] == one] for one in (SEEDS, BOOTSTRAP))
+    parts = [f"mean ± s.e.m. over {span(several['seeds'])} seeds"] if len(several) else []
+    parts += [f"one seed with its bootstrap 95% interval over {unit}"] if len(single) else []
+    said = ", or ".join(parts)
+    return f"{said[:1].upper()}{said[1:]}." if said else ""
 
 
 def span(numbers: pd.Series) -> str:

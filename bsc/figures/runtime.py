@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from bsc import paths
 from bsc.figures import style
-from bsc.figures.panels import ARCHITECTURE_NAMES
+from bsc.figures.panels import ARCHITECTURE_NAMES, under_model
 from bsc.figures.results import binarisers_of, span
 from bsc.io import read_json, read_parquet
 from bsc.paths import ARCHITECTURES
@@ -31,7 +31,8 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
             here = points[(points["architecture"] == architecture) & (points["model"] == model)]
             _times(axes, here, spec)
             axes.set_ylim(0, float(points["slowest"].max()) * 1.08)
-            axes.set_title(f"{ARCHITECTURE_NAMES[architecture]}\nM = {int(here['latents'].iloc[0]):,}")
+            title = f"{ARCHITECTURE_NAMES[architecture]}\nM = {int(here['latents'].iloc[0]):,}"
+            axes.set_title(under_model(title, model, {one for _, one in panels}, spec.style))
             axes.set_ylabel("milliseconds a step" if number % across == 0 else "")
         style.finish(
             figure, [style.handle(n, spec.labels[n], spec.style) for n in binarisers_of(spec)], _time_note(points), spec.style

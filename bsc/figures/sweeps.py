@@ -31,14 +31,17 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
 
 
 def gather(spec: FigureSpec, results: Path) -> pd.DataFrame:
-    """One row a trial: the coder that it was made with, `learning_rate`, `fvu` (NaN: diverged), `chosen`, `at_edge`."""
+    """One row a trial: the coder that it was made with, `learning_rate`, `fvu`, `chosen`, `at_edge`, `optimiser`.
+
+    fvu is NaN where training diverged.
+    """
     rows = []
     for coder in coders_of(spec.coders):
         choice = read_json(results / coder.at(paths.CHOICE) / "choice.json")
         for trial in choice["curve"]:
             chosen = trial["learning_rate"] == choice["learning_rate"]
             rows.append({**vars(coder), **trial, "chosen": chosen, "at_edge": chosen and choice["at_edge"]})
-    return pd.DataFrame(rows).astype({"fvu": float})
+    return pd.DataFrame(rows).astype({"fvu": float}).assign(optimiser=spec.optimiser)
 
 
 def _draw_panel(axes: Axes, panel: Panel, points: pd.DataFrame, spec: FigureSpec) -> None:
@@ -69,6 +72,7 @@ def _note(points: pd.DataFrame) -> str:
     edges = int(points["at_edge"].sum())
     at_edge = f" {edges} of {len(counts)} choices lie at an end of the grid and may not be the best." if edges else ""
     return (
-        f"{int(counts.max())} rates a binariser, each on the sweep's budget; k\u00a0=\u00a0{ks}, seed {seeds}; one trial a "
-        f"point, so no interval. FVU on the interpretation split without position 0. Rings: chosen. Crosses: diverged.{at_edge}"
+        f"Optimiser: {points['optimiser'].iloc[0]}. {int(counts.max())} rates a binariser, each on the sweep's budget; "
+        f"k\u00a0=\u00a0{ks}, seed {seeds}; n\u00a0=\u00a01 trial a point, so no interval. FVU on the interpretation split "
+        f"without position 0. Rings: chosen. Crosses: diverged.{at_edge}"
     )

@@ -105,11 +105,12 @@ def ablations(spec: FigureSpec, results: Path) -> pd.DataFrame:
 def over_seeds(coders: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
     """One row a kind of coder: `seeds`, and the mean and standard error (`_sem`, NaN for one seed) of all metrics and scores.
 
-    The references follow, without seeds or errors.
+    `variance_left_out` is of the text, not of the coder, and has no error. The references follow, without seeds or errors.
     """
     values = [*METRICS, *(name for name in map(str, coders) if name.endswith(SCORES))]
     grouped = coders.groupby(KIND, sort=True)
     means = grouped["seed"].size().rename("seeds").to_frame()
+    means["variance_left_out"] = grouped["variance_left_out"].mean()
     for name in values:
         means[name] = grouped[name].mean()
         means[f"{name}_sem"] = grouped[name].std(ddof=1) / np.sqrt(grouped[name].count())

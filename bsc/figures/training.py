@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from bsc import paths
 from bsc.figures import style
 from bsc.figures.panels import ARCHITECTURE_NAMES, place, sites
-from bsc.figures.results import KIND, binarisers_of, evaluations, span
+from bsc.figures.results import KIND, bars, binarisers_of, evaluations, over_seeds, span
 from bsc.figures.text import wrapped
 from bsc.io import read_json, read_parquet
 from bsc.paths import ARCHITECTURES
@@ -33,18 +33,20 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
 def curves(spec: FigureSpec, results: Path) -> pd.DataFrame:
     """One row for each kind of coder and piece of its run: `tokens` at the piece's end, and means over its steps and seeds.
 
-    Columns: KIND, piece, tokens, fvu, dead_fraction, seeds, dead_after_tokens.
+    Columns: KIND, piece, tokens, fvu, dead_fraction, seeds, dead_after_tokens, and steps, how many a seed has in the piece.
     """
     tables = []
     for coder in coders_of(spec.coders):
         folder = results / coder.at(paths.CODERS)
         log = read_parquet(folder / "log.parquet")
         log["piece"] = np.arange(len(log)) * min(PIECES, len(log)) // len(log)
-        means = log.groupby("piece", as_index=False).agg({"tokens": "max", "fvu": "mean", "dead_fraction": "mean"})
+        pieces = log.assign(steps=1).groupby("piece", as_index=False)
+        means = pieces.agg({"tokens": "max", "fvu": "mean", "dead_fraction": "mean", "steps": "sum"})
         after = int(read_json(folder / "config.json")["spec"]["dead_after_tokens"])
         tables.append(means.assign(**vars(coder), dead_after_tokens=after))
     grouped = pd.concat(tables, ignore_index=True).groupby([*KIND, "piece"], sort=True)
     columns = {"tokens": "first", "fvu": "mean", "dead_fraction": "mean", "seed": "nunique", "dead_after_tokens": "max"}
+    columns["steps"] = "first"
     return grouped.agg(columns).reset_index().rename(columns={"seed": "seeds"})
 
 
@@ -104,7 +106,8 @@ def _legend(spec: FigureSpec, depths: list[tuple[str, str]]) -> list[Any]:
 def _curve_notes(points: pd.DataFrame, column: str, depths: list[tuple[str, str]]) -> Iterator[str]:
     seeds = "one seed" if points["seeds"].max() == 1 else f"{span(points['seeds'])} seeds"
     pieces = points["piece"].nunique()
-    yield f"Each point is the mean of one of {pieces} equal pieces of the run, and over {seeds}; no interval."
+    steps = f"n\u00a0=\u00a0{span(points['steps'])} steps"
+    yield f"Each point is the mean of one of {pieces} equal pieces of the run ({steps}), and over {seeds}; no interval."
     if len(depths) == 1:
         yield f"{place(depths[0][1]).capitalize()}."
     if column == "dead_fraction":
@@ -120,6 +123,7 @@ def _draw_larger(spec: FigureSpec, results: Path, output: Path) -> None:
     """Fig. 20: a column a model; above its CE increase by k, below its FVU over training at the largest k."""
     evaluated, points = evaluations(spec, results), curves(spec, results)
     points = points[points["k"] == points["k"].max()]
+    increases = over_seeds(evaluated, KIND, "ce_increase")
     models = sorted(evaluated["model"].unique())
     depths = sorted({hookpoint for _, hookpoint in sites(evaluated)}, key=paths.layer)
     with style.styled(spec.style):
@@ -127,40 +131,35 @@ def _draw_larger(spec: FigureSpec, results: Path, output: Path) -> None:
         grid = figure.subplots(2, len(models), squeeze=False, sharey="row")
         for model, (above, below) in zip(models, grid.T, strict=True):
             above.set_title("\n".join(wrapped(model, spec.style["font_size"], 160)))
-            _increases(above, evaluated[evaluated["model"] == model], depths, spec)
-            for hookpoint in depths:
-                pairs = [(model, one) for one in depths]
-                _lines(below, points[points["hookpoint"] == hookpoint], "fvu", pairs, spec)
+            _increases(above, increases[increases["model"] == model], depths, spec)
+            _lines(below, points, "fvu", [(model, hookpoint) for hookpoint in depths], spec)
             below.set_xlabel("training tokens")
         grid[0, 0].set_ylabel("CE increase\n(nats/token)")
         grid[1, 0].set_ylabel(f"FVU, k = {points['k'].max()}")
         legend = _legend(spec, [("", hookpoint) for hookpoint in depths])
-        style.finish(figure, legend, _larger_note(evaluated, depths), spec.style)
-        shown = evaluated[[*KIND, "seed", "ce_increase", "ce_increase_low", "ce_increase_high"]]
-        style.save(figure, pd.concat([shown.assign(part="CE"), points.assign(part="training")], ignore_index=True), output)
+        style.finish(figure, legend, _larger_note(evaluated, increases, points, depths), spec.style)
+        parts = [increases.assign(part="CE increase"), points.assign(part="training")]
+        style.save(figure, pd.concat(parts, ignore_index=True), output)
 
 
 def _increases(axes: Axes, here: pd.DataFrame, depths: list[str], spec: FigureSpec) -> None:
     ks = sorted(int(k) for k in here["k"].unique())
     for name in binarisers_of(spec):
-        for (_, hookpoint), mine in here[here["binariser"] == name].groupby(["architecture", "hookpoint"], sort=True):
+        for hookpoint, line in here[here["binariser"] == name].groupby("hookpoint", sort=True):
             dashes = {"linestyle": _LINESTYLES[depths.index(str(hookpoint)) % len(_LINESTYLES)]}
-            means = mine.groupby("k")[["ce_increase", "ce_increase_low", "ce_increase_high"]].mean()
-            ends = np.abs(np.stack([means.iloc[:, 0] - means.iloc[:, 1], means.iloc[:, 2] - means.iloc[:, 0]]))
-            axes.errorbar(
-                means.index, means.iloc[:, 0], ends, elinewidth=0.9, **{**style.mark(name, spec.style).line, **dashes}
-            )
+            ends = np.abs(np.stack([line["value"] - line["low"], line["high"] - line["value"]]))
+            axes.errorbar(line["k"], line["value"], ends, elinewidth=0.9, **{**style.mark(name, spec.style).line, **dashes})
     axes.set_xscale("log", base=2)
     axes.set_xticks(ks, [str(k) for k in ks])
     axes.minorticks_off()
     axes.set_xlabel("k (latents a token)")
 
 
-def _larger_note(evaluated: pd.DataFrame, depths: list[str]) -> str:
-    seeds = span(evaluated.groupby(KIND)["seed"].nunique())
+def _larger_note(evaluated: pd.DataFrame, increases: pd.DataFrame, points: pd.DataFrame, depths: list[str]) -> str:
     layers = ", ".join(place(hookpoint) for hookpoint in depths)
+    pieces = points["piece"].nunique()
     return (
-        f"{layers.capitalize()}. n\u00a0=\u00a0{span(evaluated['sequences'])} sequences; bars: bootstrap 95% intervals "
-        f"over sequences, means over seeds ({seeds}). Below: one point for each of {PIECES} "
-        "pieces of a run, on training batches."
+        f"{ARCHITECTURE_NAMES[evaluated['architecture'].iloc[0]]}s, {layers}. n\u00a0=\u00a0{span(evaluated['sequences'])} "
+        f"sequences. {bars(increases, 'sequences')} Below: each point is the mean of one of {pieces} equal pieces of the "
+        "run, on training batches with position 0 left out, and over seeds; no interval; the vertical axis is logarithmic."
     )

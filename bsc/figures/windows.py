@@ -16,9 +16,10 @@ from bsc import paths
 from bsc.autointerp.explain import decoder, open_windows
 from bsc.autointerp.explainers.base import Decode
 from bsc.autointerp.firings import LatentCache
-from bsc.autointerp.windows import DECILES, FiringWindows, activations
+from bsc.autointerp.windows import DECILES, TEST, FiringWindows, Grid, activations
 from bsc.figures import style
 from bsc.figures.panels import ARCHITECTURE_NAMES, place
+from bsc.figures.results import PREFERRED, interpreted, preferred, scores
 from bsc.figures.sheet import Passage, Sheet
 from bsc.io import read_manifest, read_parquet
 from bsc.paths import CoderId
@@ -48,10 +49,11 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
             style.save(sheet.figure(), latents.table(-1, "", np.zeros(0, np.int64)), output)
             return
         sheet.paragraph(f"{coder.model}. {shown.why}; {latents.frequency(shown.latent)}.", small=True)
-        by = "" if spec.explainers == [paths.NGRAM] else f" by {spec.explainers[0]}"
-        sheet.paragraph(f"Explanation{by}: {latents.explanation(shown.latent)}")
+        sheet.paragraph(f"Explanation: {latents.explanation(shown.latent)}")
         sheet.gap()
         numbers = _deciles(sheet, latents, shown) if spec.name == "fig4" else _examples(sheet, latents, shown)
+        sheet.gap()
+        sheet.paragraph(_sample(spec, results), small=True)
         style.save(sheet.figure(), numbers, output)
 
 
@@ -64,10 +66,16 @@ class Choice:
     scorer: str | None
 
 
+def _sample(spec: FigureSpec, results: Path) -> str:
+    """What the latent is one of."""
+    table = scores(spec, results)
+    return f"{interpreted(spec, table[table['scorer'] == preferred(table)])} Shown is one latent of one seed, so no interval."
+
+
 def _title(spec: FigureSpec, coder: CoderId, shown: Choice | None) -> str:
     latent = "" if shown is None else f", latent {shown.latent:,}"
     architecture = ARCHITECTURE_NAMES[coder.architecture].lower() if coder.architecture != "sae" else "SAE"
-    return f"{spec.labels[coder.binariser]} {architecture}, {place(coder.hookpoint)}, k = {coder.k}{latent}"
+    return f"{spec.labels[coder.binariser]} {architecture}, {place(coder.hookpoint)}, k = {coder.k}, seed {coder.seed}{latent}"
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ class Interpreted:
     """What is known of a coder's latents: where they fire, their explanations, and how these scored."""
 
     cache: LatentCache
-    tokens: Int[np.ndarray, "windows window"]
+    grid: Grid
     decode: Decode
     explanations: pd.DataFrame
     scores: pd.DataFrame
@@ -92,24 +100,19 @@ class Interpreted:
         cache, grid = open_windows(windows, latents, results / coder.at(paths.TOKENS))
         return cls(
             cache=cache,
-            tokens=grid.tokens,
+            grid=grid,
             decode=decoder(results / coder.at(paths.MODEL)),
             explanations=read_parquet(explanations / "explanations.parquet").set_index("latent"),
             scores=_uncontrolled(read_parquet(scores / "scores.parquet")),
             answers=_uncontrolled(read_parquet(scores / "answers.parquet")),
         )
 
-    @property
-    def window(self) -> int:
-        """Tokens in a window."""
-        return int(self.tokens.shape[1])
-
     def choose(self, *, best: bool) -> Choice | None:
         """The latent with the best or the median F1, by fuzzing where that was scored; ties go to the more frequent one.
 
         Where no latent is scored, the one that fires most; None where none fires.
         """
-        scorer = next((name for name in ("fuzzing", "detection") if (self.scores["scorer"] == name).any()), None)
+        scorer = next((name for name in PREFERRED if (self.scores["scorer"] == name).any()), None)
         if scorer is not None:
             scored = self.scores[self.scores["scorer"] == scorer].sort_values(["f1", "firings", "latent"])
             row = scored.iloc[-1 if best else (len(scored) - 1) // 2]
@@ -133,14 +136,15 @@ class Interpreted:
 
     def table(self, latent: int, group: str, windows: Int[np.ndarray, " windows"]) -> pd.DataFrame:
         """One row for each token of some windows: latent, group, window, position, token, text, activation."""
-        values = activations(self.cache, latent, windows, self.window) if len(windows) else np.zeros((0, self.window))
-        tokens = self.tokens[windows].ravel()
+        size = self.grid.window
+        values = activations(self.cache, latent, windows, size) if len(windows) else np.zeros((0, size))
+        tokens = self.grid.tokens[windows].ravel()
         return pd.DataFrame(
             {
                 "latent": latent,
                 "group": group,
-                "window": np.repeat(windows, self.window),
-                "position": np.tile(np.arange(self.window), len(windows)),
+                "window": np.repeat(windows, size),
+                "position": np.tile(np.arange(size), len(windows)),
                 "token": tokens,
                 "text": [self.decode([int(token)]) for token in tokens],
                 "activation": values.ravel(),
@@ -161,8 +165,11 @@ def _uncontrolled(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _deciles(sheet: Sheet, latents: Interpreted, shown: Choice) -> pd.DataFrame:
-    """Windows of each decile of the maximum activation, the strongest first."""
-    firing = FiringWindows.of(latents.cache, shown.latent, latents.window)
+    """Windows of each decile of the maximum activation, the strongest first, among those that the latent is tested on."""
+    firing = FiringWindows.of(latents.cache, shown.latent, latents.grid.window).within(latents.grid, TEST)
+    if not len(firing.windows):
+        sheet.paragraph("It fires in no window of the half of the documents that tests are made of.")
+        return latents.table(shown.latent, "", firing.windows)
     deciles = firing.deciles(np.random.default_rng(shown.latent))
     tables = []
     for decile in reversed(range(DECILES)):
@@ -177,8 +184,9 @@ def _deciles(sheet: Sheet, latents: Interpreted, shown: Choice) -> pd.DataFrame:
     sheet.passages(latents.passages(numbers, labels, [f"{value:.2f}" for value in maxima], float(firing.maxima.max())))
     sheet.gap()
     sheet.paragraph(
-        f"Deciles of the window's maximum activation, which stands at the right (10: the strongest); {len(firing.windows):,} "
-        f"firing windows of {latents.window} tokens. Shading: activation, relative to the latent's largest.",
+        f"Deciles of the window's maximum activation, which stands at the right (10: the strongest), by its rank among the "
+        f"{len(firing.windows):,} firing windows of {latents.grid.window} tokens in the half of the documents that tests are "
+        f"made of. Shading: activation, relative to the latent's largest.",
         small=True,
     )
     return numbers
@@ -203,7 +211,7 @@ def _examples(sheet: Sheet, latents: Interpreted, shown: Choice) -> pd.DataFrame
     right = answers[(answers["scorer"] == shown.scorer) & answers["firing"] & (answers["answer"] == 1)]
     windows = np.sort(right["window"].to_numpy())
     if not len(windows):
-        windows = FiringWindows.of(latents.cache, shown.latent, latents.window).windows
+        windows = FiringWindows.of(latents.cache, shown.latent, latents.grid.window).windows
     windows = windows[:_FIRING]
     numbers = latents.table(shown.latent, "firing", windows)
     sheet.paragraph("Fires" + (", and the explanation says so" if len(right) else ""), bold=True)

@@ -1,15 +1,31 @@
-"""The fixture of the made-up results folder."""
+"""Fixtures: the made-up results folder, and what is drawn from it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from made_up_results import write_results
+from matplotlib.figure import Figure
 
+from bsc.figures import style
 from bsc.paths import CoderId
 
 Written = Callable[..., Path]
+
+
+@pytest.fixture
+def finished(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Figure, str]]:
+    """The figures of panels that a test draws, each with its note."""
+    found: list[tuple[Figure, str]] = []
+    finish = style.finish
+
+    def noted(figure: Figure, handles: list[Any], note: str, look: Mapping[str, Any]) -> None:
+        found.append((figure, note))
+        finish(figure, handles, note, look)
+
+    monkeypatch.setattr(style, "finish", noted)
+    return found
 
 
 @pytest.fixture

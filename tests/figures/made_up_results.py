@@ -60,6 +60,7 @@ def figure_spec(
         resamples=200,
         seed=0,
         explainers=list(EXPLAINERS) if FIGURES[name].compares else [explainer],
+        optimiser="adam" if "choice" in FIGURES[name].needs else None,
     )
 
 
@@ -82,13 +83,14 @@ def metrics_of(coder: CoderId) -> dict[str, Any]:
         surge = 0.0002 if REGISTRY[coder.binariser].continuous else 0.005
         metrics |= {
             "fvu": band(0.2 + rise, 0.01),
+            "variance_left_out": 0.4 + paths.layer(coder.hookpoint) / 100,
             "l0": band(coder.k - 0.5, 0.1),
             "dead_fraction": band(0.1, 0.01),
             "ultra_high_fraction": band(surge, surge / 3),
             "ultra_high_share": band(30 * surge, surge),
         }
     else:
-        metrics |= dict.fromkeys(("fvu", "l0", "dead_fraction", "ultra_high_fraction", "ultra_high_share"))
+        metrics |= dict.fromkeys(("fvu", "variance_left_out", "l0", "dead_fraction", "ultra_high_fraction", "ultra_high_share"))
     return {"sequences": 64, "tokens": 16_320, "ce": 2.9 + rise, **metrics, "baseline": {"ce": 2.9, "accuracy": 0.41}}
 
 
@@ -315,16 +317,7 @@ def write_text_panels(results: Path, coder: CoderId, *, contexts: int = 160, sco
     _write_tokenizer(results / coder.at(paths.MODEL))
     latents = results / coder.at(paths.LATENTS, variant="trained")
     _write_cache(latents, tokens, generator, binary=not REGISTRY[coder.binariser].continuous, silent=silent)
-    windows = WindowsSpec(
-        window=WINDOW,
-        minimum_windows=40 if scored else 10**6,
-        explanation_windows=20,
-        test_firing=20,
-        test_silent=20,
-        latents=None,
-        mark_above=0.3,
-        seed=0,
-    )
+    windows = window_spec(scored=scored)
     explainer = {"kind": "ngram", "length": 2, "patterns": 8, "precision": 0.5}
     explanations, scores = (results / coder.at(pattern, variant="trained") for pattern in (paths.EXPLANATIONS, paths.SCORES))
     explain(ExplainSpec(windows=windows, explainer=explainer), latents, folder, results / coder.at(paths.MODEL), explanations)
@@ -338,6 +331,20 @@ def write_text_panels(results: Path, coder: CoderId, *, contexts: int = 160, sco
         resamples=100,
     )
     score(judged, latents, explanations, folder, scores)
+
+
+def window_spec(*, scored: bool = True) -> WindowsSpec:
+    """How the windows of the text panels are drawn; scored: whether 40 firing ones are enough."""
+    return WindowsSpec(
+        window=WINDOW,
+        minimum_windows=40 if scored else 10**6,
+        explanation_windows=20,
+        test_firing=20,
+        test_silent=20,
+        latents=None,
+        mark_above=0.3,
+        seed=0,
+    )
 
 
 def _weights() -> np.ndarray:

@@ -7,9 +7,8 @@ import pytest
 from made_up_results import figure_spec, grid, metrics_of, summary_of
 from PIL import Image
 
-from bsc.errors import UserError
 from bsc.figures.draw import draw
-from bsc.io import read_json, write_json
+from bsc.io import write_json
 from bsc.paths import SCORES
 
 VARIANTS = ("trained", "random", "binarised")
@@ -107,18 +106,6 @@ def test_a_grid_of_layers_and_architectures_has_a_row_and_a_column_each(written,
     assert len(table) == 3 * 2 * 2
     with Image.open(tmp_path / "fig7.png") as image:
         assert image.width == round(50 * (2 * 3.0 + 0.2))
-
-
-def test_a_config_without_fuzzing_is_told_so(written, tmp_path: Path) -> None:
-    coders = grid(binarisers=("topk",), seeds=(1,))
-    results = written(coders)
-    for coder in coders:
-        path = results / coder.at(SCORES, variant="trained") / "summary.json"
-        summary = read_json(path)
-        del summary["scorers"]["fuzzing"]
-        write_json(path, summary)
-    with pytest.raises(UserError, match="no fuzzing scores"):
-        draw(figure_spec("fig2", coders), results, tmp_path / "fig2")
 
 
 def test_saes_and_detection_have_figures_of_their_own(written, tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from made_up_results import STYLE, figure_spec, grid, metrics_of
+from made_up_results import STYLE, band, figure_spec, grid, metrics_of
 
 from bsc.figures import style
 from bsc.figures.draw import draw
 from bsc.figures.registry import compared
+from bsc.io import write_json
+from bsc.paths import EVALUATION
 
 NAMES = ("topk", "binary-topk", "binary-topk.held", "binary-topk.free")
 PLACES = {"places": {"binary-topk.free": 1, "binary-topk.held": 3}}
@@ -35,6 +37,16 @@ def test_an_architecture_may_be_missing_at_a_hookpoint(written, tmp_path):
     elsewhere = [replace(coder, architecture="sae", hookpoint="layers.3.mlp") for coder in coders]
     draw(figure_spec("frequency-control", coders + elsewhere), written(coders + elsewhere), tmp_path / "figure")
     assert len(pd.read_csv(tmp_path / "figure.csv")) == len(coders + elsewhere)
+
+
+def test_a_coder_that_never_fires_is_said_to_be_missing(written, tmp_path, finished):
+    coders = grid(ks=(16,), seeds=(1,), binarisers=NAMES)
+    results = written(coders)
+    draw(figure_spec("frequency-control", coders, **PLACES), results, tmp_path / "all")
+    write_json(results / coders[1].at(EVALUATION) / "metrics.json", metrics_of(coders[1]) | {"ultra_high_share": band(None)})
+    draw(figure_spec("frequency-control", coders, **PLACES), results, tmp_path / "silent")
+    assert ["Not drawn" in note for _, note in finished] == [False, True]
+    assert "no share: 1 of 4" in finished[1][1]
 
 
 @pytest.mark.parametrize("name", ["fig2", "fig7", "fig16", "coders", "table1"])

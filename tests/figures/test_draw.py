@@ -1,7 +1,9 @@
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jinja2 import Environment, StrictUndefined
@@ -12,6 +14,7 @@ from bsc.errors import UserError
 from bsc.figures import style
 from bsc.figures.draw import draw
 from bsc.figures.registry import FIGURES
+from bsc.figures.sheet import Sheet
 from bsc.stages import FigureSpec, coders_of
 
 REPORT = Path(__file__).parents[2] / "workflow" / "report"
@@ -68,6 +71,46 @@ def test_bytes_are_the_same_in_every_process_and_torch_is_never_imported(
     assert files == sorted(Path(file).name for name in names for file in FIGURES[name].files(name))
     for file in files:
         assert (tmp_path / "here" / file).read_bytes() == (tmp_path / "there" / file).read_bytes(), file
+
+
+@pytest.mark.parametrize("name", [name for name, entry in FIGURES.items() if entry.kind == "figure" and entry.select(GRID)])
+def test_every_figure_says_of_how_much_it_is(name: str, results: Path, tmp_path: Path, finished, monkeypatch) -> None:
+    written: list[str] = []
+    paragraph = Sheet.paragraph
+
+    def noted(sheet: Sheet, text: str, **look: Any) -> None:
+        written.append(text)
+        paragraph(sheet, text, **look)
+
+    monkeypatch.setattr(Sheet, "paragraph", noted)
+    draw(figure_spec(name, GRID, VARIANTS), results, tmp_path / name)
+    note = " ".join([*written, *(note for _, note in finished)])
+    assert "n\u00a0=\u00a0" in note
+    if name != "runtime":  # of the machine, not of the coders: its bars are its fastest and its slowest
+        assert "seed" in note
+        assert "interval" in note or "s.e.m." in note
+    if "scores" in FIGURES[name].needs:
+        assert re.search(r"unscored \(too rare, too dense or not sampled\) have [\d to]+% of all firings", note)
+    if "scores" in FIGURES[name].needs or name == "fig18":
+        assert "Explained by token patterns (ngram, no LLM)" in note
+
+
+@pytest.mark.parametrize("name", ["fig18", "fig19", "fig21", "score-distribution", "runtime"])
+def test_panels_of_several_models_are_told_apart(name: str, results: Path, tmp_path: Path, finished) -> None:
+    draw(figure_spec(name, GRID, VARIANTS), results, tmp_path / name)
+    titles = [axes.get_title(loc="left") for axes in finished[0][0].axes]
+    named = [title for title in titles if "ranscoder" in title]
+    assert len(named) == len(set(named)) == 2
+    assert sum("360m" in title for title in named) == 1
+
+
+def test_an_architecture_has_no_panel_where_the_grid_has_none(results: Path, tmp_path: Path, finished) -> None:
+    for name in ("fig7", "fig17", "frequency-control", "learning-rates"):
+        draw(figure_spec(name, GRID, VARIANTS), results, tmp_path / name)
+        axes = finished.pop()[0].axes
+        assert [one.axison for one in axes] == [True, False, True, True]
+        assert [bool(one.get_ylabel()) for one in axes] == [True, False, True, False]
+        assert [bool(one.get_xlabel()) for one in axes] == [False, False, True, True]
 
 
 def test_pdfs_embed_truetype_fonts_and_no_date(written, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from bsc.figures.distributions import COUNTED, F1_BINS
 from bsc.figures.draw import draw
 from bsc.figures.registry import at_one_k
 from bsc.io import write_json, write_parquet
-from bsc.paths import SCORES
+from bsc.paths import PROBES, SCORES
 
 
 def drawn(name, coders, results, tmp_path, **style):
@@ -115,10 +115,23 @@ def test_tables_and_findings_call_it_auroc(written, tmp_path: Path) -> None:
     assert row["difference"] == pytest.approx(means["binary-topk"] - means["topk"], rel=1e-6)
 
 
-def test_no_score_at_all_is_said(written, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["fig17", "score-distribution"])
+def test_no_score_at_all_draws_empty_panels(name: str, written, tmp_path: Path, finished) -> None:
     coders = grid(seeds=(1,))
-    with pytest.raises(UserError, match="no latent was scored"):
-        draw(figure_spec("fig17", coders), written(coders, scored=False), tmp_path / "fig17")
+    assert drawn(name, coders, written(coders, scored=False), tmp_path).empty
+    ((figure, note),) = finished
+    assert "no latent could be scored" in {text.get_text() for axes in figure.axes for text in axes.texts}
+    assert "have 100% of all firings" in note
+
+
+@pytest.mark.parametrize("name", ["fig17", "score-distribution"])
+def test_a_layer_without_a_score_keeps_its_panel(name: str, written, tmp_path: Path, finished) -> None:
+    coders = grid(["layers.9.mlp"], seeds=(1,))
+    written(coders, scored=False)
+    others = grid(["layers.18.mlp"], seeds=(1,))
+    drawn(name, coders + others, written(others), tmp_path)
+    titles = " ".join(axes.get_title(loc="left") for axes in finished[0][0].axes)
+    assert 0 <= titles.find("layer 9") < titles.find("layer 18")
 
 
 def test_fig19_has_a_point_a_seed_with_both_intervals(written, tmp_path: Path) -> None:
@@ -178,6 +191,16 @@ def test_probing_shows_latents_beside_the_same_activations(written, tmp_path: Pa
         mine = table[(table["binariser"] == coder.binariser)].reset_index(drop=True)
         assert mine["auroc"].tolist() == pytest.approx(probes_of(coder)["auroc"].tolist(), rel=1e-7)
     assert (table["test_documents"] == 27).all()
+
+
+@pytest.mark.parametrize("labels", [2, 5])
+def test_two_labels_are_said_to_be_one_probe(labels: int, written, tmp_path: Path, finished) -> None:
+    coders = grid(seeds=(1,))
+    results = written(coders)
+    for coder in coders:
+        write_json(results / coder.at(PROBES) / "metrics.json", {"documents": 90, "test_documents": 27, "labels": labels})
+    drawn("fig21", coders, results, tmp_path)
+    assert ("one probe" in finished[0][1], "mean over 5 labels" in finished[0][1]) == (labels == 2, labels == 5)
 
 
 def test_bits_go_from_one_to_infinitely_many(written, tmp_path: Path) -> None:

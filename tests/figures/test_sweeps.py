@@ -10,7 +10,7 @@ from bsc.figures.draw import draw
 CODERS = grid(ks=(32,), seeds=(1,), binarisers=("topk", "gumbel"))
 
 
-def test_curves_with_what_was_chosen(tmp_path: Path) -> None:
+def test_curves_with_what_was_chosen(tmp_path: Path, finished) -> None:
     for coder in CODERS:
         write_choice(tmp_path, coder, at_edge=coder.binariser == "gumbel")
     draw(figure_spec("learning-rates", CODERS), tmp_path, tmp_path / "figure")
@@ -20,6 +20,8 @@ def test_curves_with_what_was_chosen(tmp_path: Path) -> None:
         assert rows["fvu"].dropna().to_dict() == {0.001: lowest, 0.01: 0.25}
         assert list(rows.index[rows["chosen"]]) == [chosen]
         assert rows["at_edge"].any() == (name == "gumbel")
+    assert set(table["optimiser"]) == {"adam"}
+    assert finished[0][1].startswith("Optimiser: adam.")
     assert (tmp_path / "figure.pdf").exists()
     assert (tmp_path / "figure.png").exists()
 

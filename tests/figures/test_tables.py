@@ -34,6 +34,8 @@ def test_coders_has_one_row_a_coder_with_every_interval(coders, written, tmp_pat
         assert len(here) == 1
         shown, metrics = here.iloc[0], metrics_of(coder)
         assert shown["baseline_ce"] == metrics["baseline"]["ce"]
+        left_out = np.nan if coder.hookpoint == JOINT else metrics["variance_left_out"]
+        assert shown["variance_left_out"] == pytest.approx(left_out, nan_ok=True)
         for name in ("ce_increase", "fvu", "l0"):
             ends = metrics[name] or {"value": np.nan, "low": np.nan, "high": np.nan}
             found = shown[[name, f"{name}_low", f"{name}_high"]].tolist()

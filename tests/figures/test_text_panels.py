@@ -3,11 +3,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from made_up_results import WINDOW, WORDS, figure_spec, grid, write_text_panels
+from made_up_results import WINDOW, WORDS, figure_spec, grid, window_spec, write_text_panels
 
+from bsc.autointerp.explain import open_windows
+from bsc.autointerp.windows import TEST, FiringWindows
 from bsc.figures.draw import draw
 from bsc.io import read_parquet
-from bsc.paths import SCORES
+from bsc.paths import LATENTS, SCORES, TOKENS
 from bsc.stages import coders_of
 
 
@@ -33,6 +35,18 @@ def test_fig4_shows_windows_of_every_decile_from_the_strongest(tmp_path: Path) -
     f1 = read_parquet(scores / "scores.parquet").query("scorer == 'fuzzing' and control == 'none'").set_index("latent")["f1"]
     (latent,) = table["latent"].unique()
     assert f1[latent] == f1.sort_values().iloc[(len(f1) - 1) // 2]
+
+
+def test_fig4_shows_the_half_that_tests_are_made_of_with_deciles_by_rank_in_it(tmp_path: Path) -> None:
+    table, _ = panel("fig4", tmp_path)
+    (coder,) = coders_of(figure_spec("fig4", grid()).coders)
+    latents = tmp_path / "results" / coder.at(LATENTS, variant="trained")
+    cache, windows = open_windows(window_spec(), latents, tmp_path / "results" / coder.at(TOKENS))
+    assert (windows.halves[table["window"].unique()] == TEST).all()
+    maxima = FiringWindows.of(cache, table["latent"].iloc[0], WINDOW).within(windows, TEST).maxima
+    shown = table.groupby(["group", "window"])["activation"].max()
+    ranks = np.array([(maxima < value * (1 - 1e-6)).sum() for value in shown])
+    assert [f"decile {10 * rank // len(maxima) + 1}" for rank in ranks] == shown.index.get_level_values("group").tolist()
 
 
 def test_fig5_shows_the_best_latent_and_every_wrong_answer(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from made_up_results import figure_spec, grid, log_of, metrics_of
 from PIL import Image
 
 from bsc.figures.draw import draw
+from bsc.figures.registry import of_several_models
 from bsc.figures.training import PIECES
 
 MODELS = ("smollm2-135m", "smollm2-360m")
@@ -53,14 +54,29 @@ def test_runtime_is_the_median_step(written, tmp_path: Path) -> None:
     assert set(table["coders"]) == {1, 2}
 
 
-def test_larger_models_have_a_column_each(written, tmp_path: Path) -> None:
-    coders = [coder for model in MODELS for coder in grid(model=model, seeds=(1,))]
+def test_larger_models_have_a_column_each(written, tmp_path: Path, finished) -> None:
+    coders = [coder for model in MODELS for coder in grid(model=model, architectures=("sae", "skip-transcoder"))]
     table = drawn("fig20", coders, written(coders), tmp_path)
-    costs = table[table["part"] == "CE"]
-    assert set(costs["model"]) == set(MODELS)
-    found = costs.set_index(["model", "binariser", "k"])["ce_increase"]
-    for coder in coders:
-        assert found[coder.model, coder.binariser, coder.k] == pytest.approx(
-            metrics_of(coder)["ce_increase"]["value"], rel=1e-7
-        )
+    assert set(table["architecture"]) == {"skip-transcoder"}
+    found = table[table["part"] == "CE increase"].set_index(["model", "binariser", "k"])
+    shown = [coder for coder in coders if coder.architecture == "skip-transcoder"]
+    assert set(found.index) == {(coder.model, coder.binariser, coder.k) for coder in shown}
+    for key, row in found.iterrows():
+        seeds = [c for c in shown if (c.model, c.binariser, c.k) == key]
+        rises = np.array([metrics_of(coder)["ce_increase"]["value"] for coder in seeds])
+        assert (row["seeds"], row["value"]) == (len(rises), pytest.approx(rises.mean(), rel=1e-7))
+        error = rises.std(ddof=1) / len(rises) ** 0.5 if len(rises) > 1 else 0.1 * rises[0]
+        assert [row["value"] - row["low"], row["high"] - row["value"]] == pytest.approx([error, error], rel=1e-4)
     assert (table.loc[table["part"] == "training", "k"] == 32).all()
+    ((figure, note),) = finished
+    lines = [line.get_xdata() for axes in figure.axes for line in axes.get_lines() if len(line.get_xdata())]
+    assert len(lines) >= 2 * len(MODELS) * 4
+    assert all((np.diff(line) > 0).all() for line in lines)
+    assert note.startswith("Skip-transcoders, layer 9.")
+    assert "± s.e.m. over 2 seeds, or one seed with its bootstrap 95% interval over sequences" in note
+
+
+def test_larger_models_are_of_an_architecture_that_several_have() -> None:
+    coders = grid(architectures=("sae", "skip-transcoder")) + grid(architectures=("sae",), model=MODELS[1])
+    assert {coder.architecture for coder in of_several_models(coders)} == {"sae"}
+    assert not of_several_models(grid(architectures=("skip-transcoder",)) + grid(architectures=("sae",), model=MODELS[1]))
