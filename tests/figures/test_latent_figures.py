@@ -197,5 +197,6 @@ def test_variants_of_binarisers_are_drawn_and_judged_as_their_own(written, tmp_p
     results = written(coders)
     assert "binary-topk.capped" in set(drawn("fig19", coders, results, tmp_path, places={"binary-topk.capped": 3})["binariser"])
     draw(figure_spec("comparisons", coders), results, tmp_path / "comparisons")
-    pairs = pd.read_csv(tmp_path / "comparisons.csv")[["binary_binariser", "continuous_binariser"]].drop_duplicates()
+    table = pd.read_csv(tmp_path / "comparisons.csv")
+    pairs = table[table["question"] == "the paper's findings"][["binariser", "against"]].drop_duplicates()
     assert pairs.to_numpy().tolist() == [["binary-topk", "topk"], ["binary-topk.capped", "topk"]]
