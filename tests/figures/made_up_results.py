@@ -259,10 +259,12 @@ def probes_of(coder: CoderId) -> pd.DataFrame:
         for pooling in ("max", "mean"):
             for count in (1, 2, 5, *([0] if source == "raw" else [])):
                 value = 0.95 if count == 0 else 0.6 + 0.04 * count - 0.01 * rank * (source == "latents")
+                less = -0.01 * rank if source == "latents" else np.nan
                 rows += [
                     {
                         **{"source": source, "pooling": pooling, "count": count, "label": label, "features": [1]},
                         **{f"auroc{end}": value + by for end, by in (("", 0), ("_low", -0.03), ("_high", 0.03))},
+                        **{f"auroc_less_raw{end}": less + by for end, by in (("", 0), ("_low", -0.01), ("_high", 0.01))},
                     }
                     for label in ("code", "mean over labels")
                 ]
