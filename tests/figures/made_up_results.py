@@ -224,11 +224,11 @@ def write_results(
         trained = {"latents": LATENTS, "batch_tokens": 1024, "dead_after_tokens": 100_000, "options": options}
         write_json(results / coder.at(paths.CODERS) / "config.json", {"spec": trained})
         own = latent_scores_of(coder) if scored else latent_scores_of(coder).iloc[:0]
-        write_parquet(results / coder.at(paths.SCORES, variant="trained") / "scores.parquet", own)
         write_parquet(results / coder.at(paths.LATENTS, variant="trained") / "counts.parquet", counts_of(coder))
         write_ablation(results / coder.at(paths.ABLATION), coder, scored=scored)
         write_probes(results / coder.at(paths.PROBES), coder)
         for variant in variants:
+            write_parquet(results / coder.at(paths.SCORES, variant=variant) / "scores.parquet", own)
             for explainer in EXPLAINERS:
                 folder = results / coder.at(paths.interpreted(paths.SCORES, explainer), variant=variant)
                 write_json(folder / "summary.json", summary_of(coder, variant, explainer, scored=scored))
