@@ -12,7 +12,8 @@ _WIDTH = 112
 _FOOT = (
     "Differences are binary less continuous, the mean over cells (a model, hookpoint, architecture and k), with 95% intervals "
     "over sequences (paired) or latents, and over seeds where each cell has several; with one, other seeds may give something "
-    "else. Other pairs, and each cell alone, are in comparisons.csv beside claims.csv."
+    "else. Other pairs, each cell alone, and what the paper leaves open (the best trade between binary and continuous, "
+    "prevention of ultra-high-frequency latents, fair controls) are in comparisons.csv beside claims.csv."
 )
 
 

@@ -1,52 +1,59 @@
-"""The paper's four findings, judged: `claims` (each finding by its headline pair) and `comparisons` (every pair, everywhere).
+"""Differences judged: `claims` (the paper's four findings, by the headline pair) and `comparisons` (all questions, all pairs).
 
-A pair is a binary and a continuous binariser at the same model, hookpoint, architecture and k (a *cell*). Within a cell the
-difference is taken seed by seed where both have the seed, for equal seeds start from equal weights and see the batches in one
-order. Cells count alike.
+Both sides of a difference are of one model, hookpoint, architecture and k (a *cell*). Within a cell it is taken seed by seed
+where both sides have the seed, for equal seeds start from equal weights and see the batches in one order. Cells count alike.
 """
 
 from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from bsc.coders.binarisers.registry import REGISTRY, kind_of
-from bsc.evaluation.differences import UNDECIDED, Replicates, interval, over_seeds, units_to_resolve, verdict
-from bsc.figures.evidence import Evidence, Quantity, firing_shares, quantities
-from bsc.figures.registry import BINARY, CONTINUOUS, cell
+from bsc.evaluation.differences import HOLDS, UNDECIDED, Replicates, interval, over_seeds, units_to_resolve, verdict
+from bsc.figures.evidence import Evidence, Quantity, firing_shares, quantities, subjects
+from bsc.figures.questions import FINDINGS, Claim, Comparison, Seeds, compared, grouped
+from bsc.figures.registry import cell
+from bsc.figures.results import scores
 from bsc.figures.style import write_csv
-from bsc.paths import CoderId
 from bsc.stages import FigureSpec, coders_of
 
-FINDINGS = {
-    1: "binary coders reconstruct worse",
-    2: "unweighted scores of binary coders match or beat continuous ones'",
-    3: "weighted by firing frequency, continuous coders score slightly better",
-    4: "binary coders have a surge of ultra-high-frequency latents",
-}
 ALL = "all"
-COLUMNS = (
-    *("finding", "claim", "quantity", "binary", "continuous", "difference", "low", "high", "verdict", "n", "unit", "seeds"),
-    *("cells", "binary_binariser", "continuous_binariser", "note"),
-)
 CELL = ("model", "hookpoint", "architecture", "k")
-
-
-class Pair(NamedTuple):
-    """The coders of one cell that are compared, by seed."""
-
-    binary: dict[int, CoderId]
-    continuous: dict[int, CoderId]
+COLUMNS = (
+    *(
+        "question",
+        "claim",
+        "quantity",
+        "binariser",
+        "against",
+        "value",
+        "against_value",
+        "difference",
+        "low",
+        "high",
+        "verdict",
+    ),
+    *("n", "unit", "seeds", "cells", "note"),
+)
+"""Of `comparisons`, after the cell's. `value` is of `binariser`, `against_value` of `against`, which may be a control of it."""
+CLAIMS = {
+    **{name: name for name in ("finding", "claim", "quantity")},
+    **{"value": "binary", "against_value": "continuous"},
+    **{name: name for name in ("difference", "low", "high", "verdict", "n", "unit", "seeds", "cells")},
+    **{"binariser": "binary_binariser", "against": "continuous_binariser", "note": "note"},
+}
+"""The columns of `claims`, by what they are called here."""
+_NAMED = 3
+"""How many of the cells that are left out a note names."""
 
 
 class Side(NamedTuple):
-    """Replicates of a pair: what is binary, what is continuous, and their difference; and how many units and seeds it has."""
+    """Replicates of a comparison: of the one, of the other, and of their difference; and how many units and seeds it has."""
 
-    binary: Replicates
-    continuous: Replicates
+    one: Replicates
+    other: Replicates
     difference: Replicates
     units: int
     seeds: int
@@ -54,75 +61,60 @@ class Side(NamedTuple):
 
 def draw(spec: FigureSpec, results: Path, output: Path) -> None:
     """Write `claims` or `comparisons`, whichever `spec.name` says."""
-    evidence = Evidence(spec, results)
-    asked = quantities(spec, results)
-    rows: list[dict[str, Any]] = []
-    for cells in _pairs(spec):
-        if spec.name == "comparisons":
-            rows += [row | _named(pair) for pair in cells for row in _rows(evidence, asked, [pair])]
-        rows += [{**row, **dict.fromkeys(CELL, ALL)} for row in _rows(evidence, asked, cells)]
-        if spec.name == "claims":
-            break
-    columns = list(COLUMNS) if spec.name == "claims" else [*CELL, *COLUMNS]
-    write_csv(pd.DataFrame(rows, columns=columns), output)
+    found = scores(spec, results)
+    evidence, asked = Evidence(spec, results), quantities(found["scorer"].unique())
+    if spec.name == "claims":
+        (headline, *_) = grouped(one for one in compared(subjects(found), set()) if one.question == FINDINGS)
+        rows = [*_rows(evidence, asked, headline, " ".join(_left_out(spec, headline)))]
+        table = pd.DataFrame(rows, columns=list(CLAIMS)).rename(columns=CLAIMS)
+    else:
+        held = {coder.binariser for coder in coders_of(spec.coders) if evidence.has_frequency_control(coder)}
+        table = pd.DataFrame(_comparisons(evidence, asked, grouped(compared(subjects(found), held))), columns=[*CELL, *COLUMNS])
+    write_csv(table, output)
 
 
-def _pairs(spec: FigureSpec) -> list[list[Pair]]:
-    """For each binary binariser and the continuous one that it is compared with, the headline first, the cells with both."""
-    coders = coders_of(spec.coders)
-    found: dict[tuple[str, str], list[Pair]] = {}
-    for _, group in groupby(sorted(coders, key=lambda coder: (cell(coder), coder)), key=cell):
-        here = list(group)
-        there = {coder.binariser for coder in here}
-        for binary in sorted((name for name in there if not REGISTRY[name].continuous), key=_rank(BINARY)):
-            continuous = _counterpart(binary, there)
-            pair = Pair(_by_seed(here, binary), _by_seed(here, continuous))
-            if pair.binary and pair.continuous:
-                found.setdefault((binary, continuous or ""), []).append(pair)
-    return [found[names] for names in sorted(found, key=lambda names: _rank(BINARY)(names[0]))]
+def _comparisons(evidence: Evidence, asked: list[Quantity], groups: list[list[Comparison]]) -> Iterator[dict[str, Any]]:
+    """Over all cells first, then each cell alone."""
+    for cells in groups:
+        for row in _rows(evidence, asked, cells):
+            yield {**dict.fromkeys(CELL, ALL), **row}
+    for cells in groups:
+        for one in cells:
+            for row in _rows(evidence, asked, [one]):
+                yield {**dict(zip(CELL, one.cell, strict=True)), **row}
 
 
-def _rank(order: tuple[str, ...]) -> Any:
-    return lambda name: (order.index(name) if name in order else len(order), name)
+def _left_out(spec: FigureSpec, headline: list[Comparison]) -> Iterator[str]:
+    """Which cells have a binary and a continuous coder, but not the headline's."""
+    missing = sorted({cell(coder) for coder in coders_of(spec.coders)} - {one.cell for one in headline})
+    if missing:
+        lack = "1 cell lacks this pair and is" if len(missing) == 1 else f"{len(missing)} cells lack this pair and are"
+        named = [f"{model}/{hookpoint}/{architecture}, k = {k}" for model, hookpoint, architecture, k in missing[:_NAMED]]
+        more = ["..."] if len(missing) > _NAMED else []
+        yield f"{lack} in comparisons.csv alone: {'; '.join([*named, *more])}."
 
 
-def _counterpart(binary: str, there: set[str]) -> str | None:
-    """`groupmax` for a grouped binariser and `topk` for another; where the cell lacks it, what continuous one it has.
-
-    For a variant, their variants of that name come first: what is finetuned is compared with what is finetuned.
-    """
-    order = CONTINUOUS[::-1] if REGISTRY[binary].grouped else CONTINUOUS
-    alike = [name + binary.removeprefix(kind_of(binary)) for name in order]
-    return next((name for name in (*alike, *order) if name in there), None)
-
-
-def _by_seed(coders: list[CoderId], binariser: str | None) -> dict[int, CoderId]:
-    return {coder.seed: coder for coder in coders if coder.binariser == binariser}
-
-
-def _named(pair: Pair) -> dict[str, Any]:
-    coder = next(iter(pair.binary.values()))
-    return {name: getattr(coder, name) for name in CELL}
-
-
-def _rows(evidence: Evidence, asked: list[Quantity], cells: list[Pair]) -> Iterator[dict[str, Any]]:
+def _rows(evidence: Evidence, asked: list[Quantity], cells: list[Comparison], note: str = "") -> Iterator[dict[str, Any]]:
+    """A row for each quantity that the question is about. note: what is to be said with each."""
+    question, names = cells[0].question, dict(zip(("binariser", "against"), cells[0].names, strict=True))
     for quantity in asked:
-        sides = [side for pair in cells if (side := _compared(evidence, quantity, pair)) is not None]
-        binary, continuous = (next(iter(side.values())).binariser for side in cells[0])
-        names = {"binary_binariser": binary, "continuous_binariser": continuous}
-        yield {"finding": quantity.finding, "claim": FINDINGS[quantity.finding], "quantity": quantity.name, **names} | (
-            _judged(evidence, quantity, cells, sides) if sides else _undefined(quantity)
-        )
+        if quantity.finding not in question.claims or (question.only and quantity.name not in question.only):
+            continue
+        sides = [side for one in cells if (side := _compared(evidence, quantity, one)) is not None]
+        judged = _judged(evidence, quantity, cells, sides) if sides else _undefined(quantity)
+        said = {"question": question.name, "finding": quantity.finding, "claim": question.claims[quantity.finding].text}
+        yield {**said, "quantity": quantity.name, **names, **judged, "note": f"{judged['note']} {note}".strip()}
 
 
 def _undefined(quantity: Quantity) -> dict[str, Any]:
     return {"verdict": UNDECIDED, "unit": quantity.unit, "n": 0, "seeds": 0, "cells": 0, "note": "nothing could be scored"}
 
 
-def _compared(evidence: Evidence, quantity: Quantity, pair: Pair) -> Side | None:
+def _compared(evidence: Evidence, quantity: Quantity, cells: Comparison) -> Side | None:
     """One cell: seed by seed where seeds are shared, means over seeds apart where none is; None where a side is undefined."""
+    pair = (cells.one, cells.other)
     found = [
-        {seed: drawn for seed, coder in side.items() if (drawn := evidence.replicates(quantity, coder)) is not None}
+        {seed: drawn for seed, subject in side.items() if (drawn := evidence.replicates(quantity, subject)) is not None}
         for side in pair
     ]
     shared = sorted(found[0].keys() & found[1].keys())
@@ -130,21 +122,22 @@ def _compared(evidence: Evidence, quantity: Quantity, pair: Pair) -> Side | None
         return None
     seed = evidence.spec.seed
     if shared:
-        binary, continuous = (np.stack([side[number] for number in shared]) for side in found)
-        one, other, less = (over_seeds(side, seed=seed) for side in (binary, continuous, binary - continuous))
+        ones, others = (np.stack([side[number] for number in shared]) for side in found)
+        one, other, less = (over_seeds(side, seed=seed) for side in (ones, others, ones - others))
     else:
         one, other = (over_seeds(np.stack(list(side.values())), seed=seed + place) for place, side in enumerate(found))
         less = one - other
-    units = min(evidence.units(quantity, coder) for side in pair for coder in side.values())
+    units = min(evidence.units(quantity, subject) for side in pair for subject in side.values())
     return Side(one, other, less, units=units, seeds=len(shared) or min(map(len, found)))
 
 
-def _judged(evidence: Evidence, quantity: Quantity, cells: list[Pair], sides: list[Side]) -> dict[str, Any]:
+def _judged(evidence: Evidence, quantity: Quantity, cells: list[Comparison], sides: list[Side]) -> dict[str, Any]:
     difference = interval(np.mean([side.difference for side in sides], axis=0))
-    said = verdict(difference, sign=quantity.sign, margin=quantity.margin)
+    claim = cells[0].question.claims[quantity.finding]
+    said = verdict(difference, sign=claim.sign, margin=_margin(claim, quantity))
     return {
-        "binary": float(np.mean([side.binary[0] for side in sides])),
-        "continuous": float(np.mean([side.continuous[0] for side in sides])),
+        "value": float(np.mean([side.one[0] for side in sides])),
+        "against_value": float(np.mean([side.other[0] for side in sides])),
         "difference": difference.value,
         "low": difference.low,
         "high": difference.high,
@@ -157,22 +150,28 @@ def _judged(evidence: Evidence, quantity: Quantity, cells: list[Pair], sides: li
     }
 
 
-def _notes(evidence: Evidence, quantity: Quantity, cells: list[Pair], sides: list[Side], said: str) -> Iterator[str]:
+def _margin(claim: Claim, quantity: Quantity) -> float:
+    return quantity.margin if claim.matches else 0.0
+
+
+def _notes(evidence: Evidence, quantity: Quantity, cells: list[Comparison], sides: list[Side], said: str) -> Iterator[str]:
     """What a reader must know of a row: how it was judged, what is missing from it, and what would decide it."""
     difference = interval(np.mean([side.difference for side in sides], axis=0))
-    if quantity.margin:
-        yield f"No worse than {quantity.margin:g} below counts as a match."
-    if said == UNDECIDED and quantity.margin and difference.high < 0:
+    claim = cells[0].question.claims[quantity.finding]
+    if margin := _margin(claim, quantity):
+        yield f"No worse than {margin:g} {'below' if claim.sign > 0 else 'above'} counts as a match."
+    if said == UNDECIDED and margin and verdict(difference, sign=-claim.sign) == HOLDS:
         yield "The interval includes that, and excludes zero."
     elif said == UNDECIDED and (needed := units_to_resolve(difference, min(side.units for side in sides))):
         yield f"The interval includes zero; about {needed:,} {quantity.unit} a coder would resolve a difference of this size."
     if quantity.finding in (2, 3):
-        shares = [_unscored(evidence, side) for side in zip(*((pair.binary, pair.continuous) for pair in cells), strict=True)]
-        yield f"Unscored, of all firings: {shares[0]} (binary), {shares[1]} (continuous)."
+        one, other = cells[0].names
+        shares = [_unscored(evidence, [getattr(pair, side) for pair in cells]) for side in ("one", "other")]
+        yield f"Unscored, of all firings: {shares[0]} ({one}), {shares[1]} ({other})."
     if missing := len(cells) - len(sides):
         yield f"{missing} cells could not be compared: no latent was scored on one side."
 
 
-def _unscored(evidence: Evidence, by_cell: tuple[dict[int, CoderId], ...]) -> str:
-    shares = [firing_shares(evidence, coder)["scored"] for side in by_cell for coder in side.values()]
+def _unscored(evidence: Evidence, by_cell: list[Seeds]) -> str:
+    shares = [firing_shares(evidence, subject)["scored"] for side in by_cell for subject in side.values()]
     return f"{100 * (1 - float(np.mean(shares))):.0f}%"

@@ -1,13 +1,16 @@
-"""What the paper's findings are judged by: quantities of coders, as replicates that can be paired and subtracted.
+"""What differences are made of: quantities of coders and their controls, as replicates that can be paired and subtracted.
 
-Over sequences the replicates of all coders are paired: every coder is spliced into the same sequences. Over latents they are
-independent, for the latents of two coders have nothing to do with each other.
+Over sequences the replicates of all coders are paired: every coder is spliced into the same sequences. Over latents those of
+two coders are independent, for their latents have nothing to do with each other. A coder and its controls are paired over
+latents where the latents are the same: under `shuffled` they are, and are asked the same questions by another explanation;
+`binarised` ones fire where the coder's do, so that the same ones are scored. `random` ones are another coder's.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,115 +18,167 @@ import pandas as pd
 from bsc import paths
 from bsc.evaluation.differences import Replicates, replicates
 from bsc.evaluation.metrics import ULTRA_HIGH
-from bsc.figures.results import MEASURES, scores
+from bsc.figures.results import KEYS, MEASURES
 from bsc.io import read_json, read_parquet
 from bsc.paths import CoderId
 from bsc.stages import FigureSpec, measure_of
 
 Sums = tuple["pd.Series[float]", "pd.Series[float]"]
 MATCH = 0.02
-"""How much lower an F1, or an AUROC, may be and still match (finding 2): *ours*, the paper gives no number."""
+"""How much worse a score, or a share of firings, may be and still match (finding 2): *ours*, the paper gives no number."""
+TRAINED, SHUFFLED, RANDOM, BINARISED = "trained", "shuffled", "random", "binarised"
+CONTROLS = (SHUFFLED, RANDOM, BINARISED)
+
+
+class Subject(NamedTuple):
+    """What a quantity is of: a coder, as it was trained, or one of `CONTROLS` of it, which has scores alone."""
+
+    coder: CoderId
+    version: str = TRAINED
+
+    @property
+    def variant(self) -> str:
+        """The variant that its scores are of, as paths have it: shuffled explanations are of the trained coder."""
+        return TRAINED if self.version == SHUFFLED else self.version
+
+    @property
+    def name(self) -> str:
+        """Its binariser's name, or which control it is."""
+        return self.coder.binariser if self.version == TRAINED else self.version
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number that a finding is about. sign: of binary less continuous, as the finding says; margin: see `verdict`.
+    """A number that a finding is about. margin: how much worse one still counts as a match, where a claim allows for that.
 
-    sums: a coder's numerators and denominators by unit. constant: of a coder, (c, s): the quantity is then c + s · ratio.
+    sums: numerators and denominators by unit, of which the index says which units they are. constant: (c, s) of a subject: the
+    quantity is then c + s · ratio.
     """
 
     finding: int
     name: str
     unit: str
-    sign: int
-    sums: Callable[["Evidence", CoderId], Sums]
+    sums: Callable[["Evidence", Subject], Sums]
     margin: float = 0.0
-    constant: Callable[["Evidence", CoderId], tuple[float, float]] = lambda evidence, coder: (0.0, 1.0)
+    constant: Callable[["Evidence", Subject], tuple[float, float]] = lambda evidence, subject: (0.0, 1.0)
 
 
 class Evidence:
-    """The results that a spec's quantities are worked out from, each coder's replicates once."""
+    """The results that a spec's quantities are worked out from, each subject's replicates once."""
 
     def __init__(self, spec: FigureSpec, results: Path) -> None:
         self.spec, self.results = spec, results
-        self._replicates: dict[tuple[str, CoderId], Replicates] = {}
-        self._units: dict[tuple[str, CoderId], int] = {}
+        self._replicates: dict[tuple[str, Subject], Replicates] = {}
+        self._units: dict[tuple[str, Subject], int] = {}
 
-    def replicates(self, quantity: Quantity, coder: CoderId) -> Replicates | None:
-        """A coder's quantity; None where it has no unit, or where it is undefined."""
-        key = (quantity.name, coder)
+    def replicates(self, quantity: Quantity, subject: Subject) -> Replicates | None:
+        """A subject's quantity; None where it has no unit, or where it is undefined."""
+        key = (quantity.name, subject)
         if key not in self._replicates:
-            above, below = quantity.sums(self, coder)
+            above, below = quantity.sums(self, subject)
             self._units[key] = len(below)
-            self._replicates[key] = self._drawn(quantity, coder, above, below)
+            self._replicates[key] = self._drawn(quantity, subject, above, below)
         found = self._replicates[key]
         return None if np.isnan(found[0]) else found
 
-    def units(self, quantity: Quantity, coder: CoderId) -> int:
-        """How many units a quantity of a coder is made of, once its replicates are there."""
-        return self._units[quantity.name, coder]
+    def units(self, quantity: Quantity, subject: Subject) -> int:
+        """How many units a quantity of a subject is made of, once its replicates are there."""
+        return self._units[quantity.name, subject]
 
-    def _drawn(self, quantity: Quantity, coder: CoderId, above: "pd.Series[float]", below: "pd.Series[float]") -> Replicates:
+    def _drawn(self, quantity: Quantity, subject: Subject, above: "pd.Series[float]", below: "pd.Series[float]") -> Replicates:
         if not len(below):
             return np.full(1 + self.spec.resamples, np.nan)
-        text = f"{self.spec.seed}/{coder}/{quantity.name}"
-        own = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
-        seed = self.spec.seed if quantity.unit == "sequences" else own
-        shift, scale = quantity.constant(self, coder)
+        shift, scale = quantity.constant(self, subject)
+        seed = self._seed(quantity, subject, below.index)
         return shift + scale * replicates(above, below, resamples=self.spec.resamples, seed=seed)
+
+    def _seed(self, quantity: Quantity, subject: Subject, units: "pd.Index[Any]") -> int:
+        """What replicates are drawn with, the same for what is paired (see the module)."""
+        if quantity.unit == "sequences":
+            return self.spec.seed
+        text = f"{self.spec.seed}/{subject.coder}/{quantity.name}"
+        if subject.version != TRAINED and not self._has_the_latents(quantity, subject, units):
+            text += f"/{subject.version}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+    def _has_the_latents(self, quantity: Quantity, control: Subject, units: "pd.Index[Any]") -> bool:
+        """Whether a control's latents are the coder's: random weights may score latents of the same numbers, yet others."""
+        return control.version != RANDOM and units.equals(quantity.sums(self, Subject(control.coder))[1].index)
 
     def table(self, pattern: str, name: str, coder: CoderId, **wildcards: str) -> pd.DataFrame:
         """One of a coder's tables."""
         return read_parquet(self.results / coder.at(pattern, **wildcards) / name)
 
+    def has_frequency_control(self, coder: CoderId) -> bool:
+        """Whether training held its latents' firing rates down, by a penalty or by a bias."""
+        spec = read_json(self.results / coder.at(paths.CODERS) / "config.json")["spec"]
+        return spec.get("frequency") is not None
 
-def quantities(spec: FigureSpec, results: Path) -> list[Quantity]:
-    """Those of the four findings, in their order; a score for each scorer of the results."""
-    scorers = sorted(scores(spec, results)["scorer"].unique())
+
+def subjects(found: pd.DataFrame) -> list[Subject]:
+    """The coders of a table of scores (`results.scores`), and the controls that each has."""
+    rows = found[[*KEYS, "variant", "control"]].drop_duplicates().to_dict("records")
+    known = {
+        (TRAINED, "none"): TRAINED,
+        (TRAINED, SHUFFLED): SHUFFLED,
+        (RANDOM, "none"): RANDOM,
+        (BINARISED, "none"): BINARISED,
+    }
     return [
-        Quantity(1, "FVU", "sequences", 1, _fvu),
-        Quantity(1, "CE increase (nats/token)", "sequences", 1, _ce_increase),
-        *(Quantity(2, f"{_name(scorer)}, unweighted", "latents", 1, _scores(scorer), margin=MATCH) for scorer in scorers),
-        *(one for scorer in scorers for one in _weighted(scorer)),
-        Quantity(4, "latents on > 10% of tokens, of all", "latents", 1, _surge),
-        Quantity(4, "firings of these latents, of all", "latents", 1, _surge_firings),
+        Subject(CoderId(**{key: row[key] for key in KEYS}), known[row["variant"], row["control"]])
+        for row in rows
+        if (row["variant"], row["control"]) in known
     ]
 
 
-def _fvu(evidence: Evidence, coder: CoderId) -> Sums:
-    table = evidence.table(paths.EVALUATION, "sequences.parquet", coder)
+def quantities(scorers: Iterable[str]) -> list[Quantity]:
+    """Those of the four findings, in their order; a score for each scorer."""
+    named = sorted(scorers)
+    return [
+        Quantity(1, "FVU", "sequences", _fvu),
+        Quantity(1, "CE increase (nats/token)", "sequences", _ce_increase),
+        *(Quantity(2, f"{_name(scorer)}, unweighted", "latents", _scores(scorer), margin=MATCH) for scorer in named),
+        *(one for scorer in named for one in _weighted(scorer)),
+        Quantity(4, "latents on > 10% of tokens, of all", "latents", _surge),
+        Quantity(4, "firings of these latents, of all", "latents", _surge_firings, margin=MATCH),
+    ]
+
+
+def _fvu(evidence: Evidence, subject: Subject) -> Sums:
+    table = evidence.table(paths.EVALUATION, "sequences.parquet", subject.coder)
     return table["squared_error"], table["squared_deviation"]
 
 
-def _ce_increase(evidence: Evidence, coder: CoderId) -> Sums:
-    spliced = evidence.table(paths.EVALUATION, "sequences.parquet", coder)
-    unspliced = evidence.table(paths.BASELINE, "sequences.parquet", coder)
+def _ce_increase(evidence: Evidence, subject: Subject) -> Sums:
+    spliced = evidence.table(paths.EVALUATION, "sequences.parquet", subject.coder)
+    unspliced = evidence.table(paths.BASELINE, "sequences.parquet", subject.coder)
     return (spliced["ce"] - unspliced["ce"]) * spliced["tokens"], spliced["tokens"]
 
 
-def _surge(evidence: Evidence, coder: CoderId) -> Sums:
-    latents = evidence.table(paths.EVALUATION, "latents.parquet", coder)
+def _surge(evidence: Evidence, subject: Subject) -> Sums:
+    latents = evidence.table(paths.EVALUATION, "latents.parquet", subject.coder)
     return (latents["rate"] > ULTRA_HIGH).astype(float), pd.Series(1.0, latents.index)
 
 
-def _surge_firings(evidence: Evidence, coder: CoderId) -> Sums:
-    latents = evidence.table(paths.EVALUATION, "latents.parquet", coder)
+def _surge_firings(evidence: Evidence, subject: Subject) -> Sums:
+    latents = evidence.table(paths.EVALUATION, "latents.parquet", subject.coder)
     return latents["firings"] * (latents["rate"] > ULTRA_HIGH), latents["firings"]
 
 
-def _scored(evidence: Evidence, coder: CoderId, scorer: str) -> pd.DataFrame:
+def _scored(evidence: Evidence, subject: Subject, scorer: str) -> pd.DataFrame:
     pattern = paths.interpreted(paths.SCORES, evidence.spec.explainers[0])
-    table = evidence.table(pattern, "scores.parquet", coder, variant="trained")
-    return table[(table["scorer"] == scorer) & (table["control"] == "none")]
+    table = evidence.table(pattern, "scores.parquet", subject.coder, variant=subject.variant)
+    control = SHUFFLED if subject.version == SHUFFLED else "none"
+    return table[(table["scorer"] == scorer) & (table["control"] == control)].set_index("latent")
 
 
 def _name(scorer: str) -> str:
     return f"{scorer} {MEASURES[measure_of(scorer)]}"
 
 
-def _scores(scorer: str) -> Callable[[Evidence, CoderId], Sums]:
-    def sums(evidence: Evidence, coder: CoderId) -> Sums:
-        table = _scored(evidence, coder, scorer)
+def _scores(scorer: str) -> Callable[[Evidence, Subject], Sums]:
+    def sums(evidence: Evidence, subject: Subject) -> Sums:
+        table = _scored(evidence, subject, scorer)
         return table[measure_of(scorer)], pd.Series(1.0, table.index)
 
     return sums
@@ -132,36 +187,36 @@ def _scores(scorer: str) -> Callable[[Evidence, CoderId], Sums]:
 def _weighted(scorer: str) -> list[Quantity]:
     """The frequency-weighted score with the too-dense latents left out, at a score of 0 and of 1."""
 
-    def sums(evidence: Evidence, coder: CoderId) -> Sums:
-        table = _scored(evidence, coder, scorer)
+    def sums(evidence: Evidence, subject: Subject) -> Sums:
+        table = _scored(evidence, subject, scorer)
         return table[measure_of(scorer)] * table["firings"], table["firings"].astype(float)
 
-    def at(score: float) -> Callable[[Evidence, CoderId], tuple[float, float]]:
-        def constant(evidence: Evidence, coder: CoderId) -> tuple[float, float]:
-            dense = dense_share(evidence, coder)
+    def at(score: float) -> Callable[[Evidence, Subject], tuple[float, float]]:
+        def constant(evidence: Evidence, subject: Subject) -> tuple[float, float]:
+            dense = dense_share(evidence, subject)
             return score * dense, 1 - dense
 
         return constant
 
     name = f"{_name(scorer)}, weighted"
     return [
-        Quantity(3, name, "latents", -1, sums),
-        Quantity(3, f"{name}, too dense at 0", "latents", -1, sums, constant=at(0.0)),
-        Quantity(3, f"{name}, too dense at 1", "latents", -1, sums, constant=at(1.0)),
+        Quantity(3, name, "latents", sums, margin=MATCH),
+        Quantity(3, f"{name}, too dense at 0", "latents", sums, margin=MATCH, constant=at(0.0)),
+        Quantity(3, f"{name}, too dense at 1", "latents", sums, margin=MATCH, constant=at(1.0)),
     ]
 
 
-def firing_shares(evidence: Evidence, coder: CoderId) -> dict[str, float]:
-    """The share of all firings of a coder's latents of each status: scored, too_rare, too_dense, not_sampled."""
+def firing_shares(evidence: Evidence, subject: Subject) -> dict[str, float]:
+    """The share of all firings of a subject's latents of each status: scored, too_rare, too_dense, not_sampled."""
     pattern = paths.interpreted(paths.SCORES, evidence.spec.explainers[0])
-    found: dict[str, float] = read_json(evidence.results / coder.at(pattern, variant="trained") / "summary.json")[
+    found: dict[str, float] = read_json(evidence.results / subject.coder.at(pattern, variant=subject.variant) / "summary.json")[
         "firing_shares"
     ]
     return found
 
 
-def dense_share(evidence: Evidence, coder: CoderId) -> float:
+def dense_share(evidence: Evidence, subject: Subject) -> float:
     """The too-dense latents' share of the firings of all latents but the too rare ones, as in `dense_band`."""
-    shares = firing_shares(evidence, coder)
+    shares = firing_shares(evidence, subject)
     rest = shares["scored"] + shares["not_sampled"] + shares["too_dense"]
     return shares["too_dense"] / rest if rest else 0.0

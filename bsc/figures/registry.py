@@ -11,6 +11,7 @@ from bsc.paths import CoderId
 CONTINUOUS = ("topk", "groupmax")
 BINARY = ("binary-topk", "binary-topk-exact", "binary-groupmax", "gumbel", "reinmax", "binary-threshold")
 """In the order in which they stand for their kind where a figure shows one."""
+BETWEEN = ("nbit", "hybrid")
 
 Need = Literal["evaluation", "references", "scores", "latents", "explanations", "choice", "training", "ablation", "probing"]
 
@@ -176,5 +177,5 @@ FIGURES: dict[str, Figure] = {
     "table2": Figure("bsc.figures.tables", ("evaluation", "references", "scores"), at_one_k, "table", latex=True),
     "coders": Figure("bsc.figures.tables", ("evaluation", "references", "scores"), everything, "table", True),
     "claims": Figure("bsc.figures.claims", ("evaluation", "scores"), compared, "table", shows=BOTH),
-    "comparisons": Figure("bsc.figures.claims", ("evaluation", "scores"), compared, "table", shows=BOTH),
+    "comparisons": Figure("bsc.figures.claims", ("evaluation", "scores", "training"), everything, "table"),
 }

@@ -14,7 +14,7 @@ from bsc.coders.coder import SparseCoder
 from bsc.coders.load import load_coder, load_spec
 from bsc.device import device, resolve_dtype
 from bsc.errors import UserError
-from bsc.evaluation.bootstrap import Counts, Interval, bootstrap
+from bsc.evaluation.bootstrap import Counts, Interval, Statistic, bootstrap
 from bsc.io import write_json, write_manifest, write_parquet
 from bsc.probing.documents import Labelled, read_labelled
 from bsc.probing.fit import Features, Probe, auroc, balanced_accuracy, fit, split
@@ -36,27 +36,36 @@ class _Task(NamedTuple):
     best: int | None
 
 
+_Probes = dict[str, Probe]
+_Held = dict[str, Bool[np.ndarray, " documents"]]
+"""By label: a task's probes, and which documents have it."""
+
+
 def probe(spec: ProbeSpec, labelled: Path, coder: Path, output: Path) -> None:
     """Write `probes.parquet` and `metrics.json`.
 
     probes: a row for each source (latents, raw), pooling (max, mean), count (n best; 0 stands for all, of raw only) and label
     (and the mean over labels): auroc and balanced_accuracy with `_low` and `_high`, bootstrap 95% intervals over the test
     documents, and `features`, which were read. Each label is told from all others; of two, the second from the first.
+    `auroc_less_raw` and `auroc_less_all`, with ends and of balanced_accuracy too: of latents, what a probe of them has more
+    than one of as many raw dimensions, and than one of all, in the same resamples of documents; null of raw.
     Raises UserError when the coder's width is not the activations'.
     """
     texts = read_labelled(labelled, spec.hookpoint)
     made = _matching(coder, texts)
     train = split(texts.documents["label"].tolist(), spec.test, spec.seed)
-    rows: list[dict[str, Any]] = []
     pooled = dict(_pooled(made.to(device()), texts, spec))
     tasks = [_Task(source, pooling, count) for source, pooling in pooled for count in spec.counts]
     tasks += [_Task("raw", pooling, None) for pooling in POOLINGS]
+    truths = _truths(texts.documents["label"])
+    held = {name: positive[~train] for name, positive in truths.items()}
+    fitted: dict[_Task, _Probes] = {}
     with Progress(job_label("probe", output), len(tasks), "probes") as progress:
         for task in tasks:
-            rows += _rows(task, pooled[task.source, task.pooling], texts.documents["label"], train, spec)
+            features = pooled[task.source, task.pooling]
+            fitted[task] = {name: fit(features, positive, train, task.best) for name, positive in truths.items()}
             progress.advance(1)
-    table = pd.DataFrame(rows)
-    write_parquet(output / PROBES, table)
+    write_parquet(output / PROBES, pd.DataFrame(row for task in tasks for row in _rows(task, fitted, held, spec)))
     counts = {"documents": len(train), "test_documents": int((~train).sum()), "labels": int(texts.documents["label"].nunique())}
     write_json(output / METRICS, counts)
     write_manifest(output, [PROBES, METRICS], counts)
@@ -89,35 +98,49 @@ def _pooled(coder: SparseCoder, texts: Labelled, spec: ProbeSpec) -> Iterator[tu
         yield key, torch.stack(documents).numpy()
 
 
-def _rows(
-    task: _Task, features: Features, labels: "pd.Series[str]", train: Bool[np.ndarray, " documents"], spec: ProbeSpec
-) -> Iterator[dict[str, Any]]:
+def _truths(labels: "pd.Series[str]") -> _Held:
+    """Which documents have each label; of two labels, the second alone."""
     names = sorted(labels.unique())
-    truths = {name: (labels == name).to_numpy() for name in (names[1:] if len(names) == 2 else names)}
-    probes = {name: fit(features, positive, train, task.best) for name, positive in truths.items()}
-    held = {name: positive[~train] for name, positive in truths.items()}
+    return {name: (labels == name).to_numpy() for name in (names[1:] if len(names) == 2 else names)}
+
+
+def _rows(task: _Task, fitted: dict[_Task, _Probes], held: _Held, spec: ProbeSpec) -> Iterator[dict[str, Any]]:
+    raw = {"raw": fitted[_Task("raw", task.pooling, task.best)], "all": fitted[_Task("raw", task.pooling, None)]}
     facts = {"source": task.source, "pooling": task.pooling, "count": task.best or 0}
-    for name, one in probes.items():
-        read = one.features.tolist() if task.best else []
-        yield {**facts, "label": name, **_measured({name: one}, held, spec), "features": read}
-    yield {**facts, "label": MEAN, **_measured(probes, held, spec), "features": []}
+    mine = fitted[task]
+    for label, names in (*((name, [name]) for name in mine), (MEAN, list(mine))):
+        read = mine[label].features.tolist() if task.best and label != MEAN else []
+        row = {**facts, "label": label, **_measured(mine, names, held, spec), "features": read}
+        if task.source == "latents":
+            for name, theirs in raw.items():
+                row |= _measured(mine, names, held, spec, less=theirs, suffix=f"_less_{name}")
+        yield row
 
 
-def _measured(probes: dict[str, Probe], held: dict[str, Bool[np.ndarray, " test"]], spec: ProbeSpec) -> dict[str, float]:
-    """Each measure's mean over the labels of `probes`, with its interval; the labels' test documents are resampled together."""
+def _measured(
+    probes: _Probes, names: list[str], held: _Held, spec: ProbeSpec, less: _Probes | None = None, suffix: str = ""
+) -> dict[str, float]:
+    """Each measure's mean over the labels that are named, with its interval, in a column of that name and `suffix`.
+
+    The labels' test documents are resampled together, and so are those of the probes `less`, whose mean is then subtracted.
+    """
     units = len(next(iter(held.values())))
     columns: dict[str, float] = {}
     for name, measure in _MEASURES.items():
-        found = bootstrap(_mean_of(measure, probes, held), units, resamples=spec.resamples, seed=spec.seed)
-        columns |= _ends(name, found)
+        statistic = _mean_of(measure, probes, names, held)
+        if less is not None:
+            statistic = _difference(statistic, _mean_of(measure, less, names, held))
+        columns |= _ends(f"{name}{suffix}", bootstrap(statistic, units, resamples=spec.resamples, seed=spec.seed))
     return columns
 
 
-def _mean_of(
-    measure: Measure, probes: dict[str, Probe], held: dict[str, Bool[np.ndarray, " test"]]
-) -> Callable[[Counts], Float[np.ndarray, " r"]]:
+def _difference(one: Statistic, other: Statistic) -> Statistic:
+    return lambda counts: one(counts) - other(counts)
+
+
+def _mean_of(measure: Measure, probes: _Probes, names: list[str], held: _Held) -> Statistic:
     def statistic(counts: Counts) -> Float[np.ndarray, " r"]:
-        return np.asarray(np.mean([measure(one.scores, held[name], counts) for name, one in probes.items()], axis=0))
+        return np.asarray(np.mean([measure(probes[name].scores, held[name], counts) for name in names], axis=0))
 
     return statistic
 

@@ -226,11 +226,11 @@ def write_results(
         trained = {"latents": LATENTS, "batch_tokens": 1024, "dead_after_tokens": 100_000, "options": options}
         write_json(results / coder.at(paths.CODERS) / "config.json", {"spec": trained})
         own = latent_scores_of(coder) if scored else latent_scores_of(coder).iloc[:0]
-        write_parquet(results / coder.at(paths.SCORES, variant="trained") / "scores.parquet", own)
         write_parquet(results / coder.at(paths.LATENTS, variant="trained") / "counts.parquet", counts_of(coder))
         write_ablation(results / coder.at(paths.ABLATION), coder, scored=scored)
         write_probes(results / coder.at(paths.PROBES), coder)
         for variant in variants:
+            write_parquet(results / coder.at(paths.SCORES, variant=variant) / "scores.parquet", own)
             for explainer in EXPLAINERS:
                 folder = results / coder.at(paths.interpreted(paths.SCORES, explainer), variant=variant)
                 write_json(folder / "summary.json", summary_of(coder, variant, explainer, scored=scored))
@@ -261,10 +261,12 @@ def probes_of(coder: CoderId) -> pd.DataFrame:
         for pooling in ("max", "mean"):
             for count in (1, 2, 5, *([0] if source == "raw" else [])):
                 value = 0.95 if count == 0 else 0.6 + 0.04 * count - 0.01 * rank * (source == "latents")
+                less = -0.01 * rank if source == "latents" else np.nan
                 rows += [
                     {
                         **{"source": source, "pooling": pooling, "count": count, "label": label, "features": [1]},
                         **{f"auroc{end}": value + by for end, by in (("", 0), ("_low", -0.03), ("_high", 0.03))},
+                        **{f"auroc_less_raw{end}": less + by for end, by in (("", 0), ("_low", -0.01), ("_high", 0.01))},
                     }
                     for label in ("code", "mean over labels")
                 ]

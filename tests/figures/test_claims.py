@@ -3,15 +3,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_up_results import figure_spec, grid, latent_scores_of, metrics_of, sequences_of
+from made_up_results import counts_of, figure_spec, grid, latent_scores_of, metrics_of, sequences_of
 
 from bsc import config as bsc_config
 from bsc.claims import report
 from bsc.errors import UserError
-from bsc.figures.claims import _counterpart
 from bsc.figures.draw import draw
-from bsc.io import write_parquet
-from bsc.paths import EVALUATION, SCORES
+from bsc.figures.questions import _continuous, counterpart
+from bsc.io import write_json, write_parquet
+from bsc.paths import CODERS, EVALUATION, SCORES
 
 CONFIG = Path(__file__).parents[2] / "config" / "config.yaml"
 
@@ -101,12 +101,10 @@ def test_what_is_undecided_says_what_would_decide_it(written, tmp_path: Path) ->
 def test_comparisons_have_each_cell_and_grouped_binarisers_meet_groupmax(written, tmp_path: Path) -> None:
     coders = grid(binarisers=("topk", "groupmax", "binary-topk", "gumbel"))
     table = judged("comparisons", coders, written(coders), tmp_path)
-    assert dict(table.groupby("binary_binariser")["continuous_binariser"].unique().str[0]) == {
-        "binary-topk": "topk",
-        "gumbel": "groupmax",
-    }
-    fvu = table[(table["quantity"] == "FVU") & (table["binary_binariser"] == "gumbel")]
-    assert sorted(fvu["k"]) == ["16", "32", "all"]
+    table = table[table["question"] == "the paper's findings"]
+    assert dict(table.groupby("binariser")["against"].unique().str[0]) == {"binary-topk": "topk", "gumbel": "groupmax"}
+    fvu = table[(table["quantity"] == "FVU") & (table["binariser"] == "gumbel")]
+    assert list(fvu["k"]) == ["all", "16", "32"]
     assert fvu.set_index("k").loc["all", "difference"] == pytest.approx(fvu[fvu["k"] != "all"]["difference"].mean(), rel=1e-7)
 
 
@@ -122,7 +120,7 @@ def test_comparisons_have_each_cell_and_grouped_binarisers_meet_groupmax(written
     ],
 )
 def test_a_variant_is_compared_with_its_like(binary: str, there: set[str], expected: str | None) -> None:
-    assert _counterpart(binary, there) == expected
+    assert counterpart(binary, there, _continuous(binary)) == expected
 
 
 def test_seeds_that_are_not_shared_are_compared_apart(written, tmp_path: Path) -> None:
@@ -130,6 +128,106 @@ def test_seeds_that_are_not_shared_are_compared_apart(written, tmp_path: Path) -
     row = one(judged("claims", coders, written(coders), tmp_path), "FVU")
     assert row["seeds"] == 1
     assert row["verdict"] == "holds"
+
+
+def test_the_headline_meets_topk_and_says_which_cells_it_leaves_out(written, tmp_path: Path) -> None:
+    coders = grid(binarisers=("groupmax", "binary-topk"), ks=(16,)) + grid(binarisers=("topk", "binary-topk"), ks=(32,))
+    row = one(judged("claims", coders, written(coders), tmp_path), "FVU")
+    assert (row["continuous_binariser"], row["cells"]) == ("topk", 1)
+    assert "1 cell lacks this pair" in row["note"]
+    assert "smollm2-135m/layers.9.mlp/skip-transcoder, k = 16" in row["note"]
+    whole = grid(binarisers=("topk", "binary-topk"))
+    assert "lacks this pair" not in str(one(judged("claims", whole, written(whole), tmp_path), "FVU")["note"])
+
+
+def asked_of(table: pd.DataFrame, question: str) -> pd.DataFrame:
+    found = table[(table["question"] == question) & (table["k"] == "all")]
+    return found.set_index(["binariser", "against", "quantity"]).sort_index()
+
+
+def test_what_lies_between_is_judged_against_both_ends(written, tmp_path: Path) -> None:
+    coders = grid(binarisers=("topk", "binary-topk", "nbit.b2", "hybrid"), ks=(16,), seeds=(1,))
+    results = written(coders)
+    better = sequences_of(next(coder for coder in coders if coder.binariser == "topk"))
+    (coder,) = (coder for coder in coders if coder.binariser == "nbit.b2")
+    write_parquet(results / coder.at(EVALUATION) / "sequences.parquet", better)
+    rows = asked_of(judged("comparisons", coders, results, tmp_path), "where between binary and continuous is the best trade")
+    pairs = [(name, end) for name in ("nbit.b2", "hybrid") for end in ("topk", "binary-topk")]
+    assert sorted(set(rows.index.droplevel("quantity"))) == sorted(pairs)
+    assert set(rows.loc["hybrid", "topk"].index) == set(rows.loc["nbit.b2", "binary-topk"].index)
+    ce = "CE increase (nats/token)"
+    assert rows.loc[("nbit.b2", "topk", ce), ["difference", "low", "high"]].tolist() == [0, 0, 0]
+    assert rows.loc[("nbit.b2", "topk", ce), "verdict"] == "undecided"
+    assert rows.loc[("nbit.b2", "binary-topk", ce), "verdict"] == "holds"  # it reconstructs better
+    assert rows.loc[("hybrid", "binary-topk", ce), "verdict"] == "does not hold"
+    assert rows.loc[("hybrid", "topk", ce), "verdict"] == "holds"  # it reconstructs worse
+    own = {name: latent_scores_of(next(c for c in coders if c.binariser == name)) for name in ("nbit.b2", "topk")}
+    means = [table[(table["scorer"] == "fuzzing") & (table["control"] == "none")]["f1"].mean() for table in own.values()]
+    row = rows.loc["nbit.b2", "topk", "fuzzing F1, unweighted"]
+    assert row["difference"] == pytest.approx(means[0] - means[1], abs=1e-7)
+    assert row[["value", "against_value"]].tolist() == pytest.approx(means, rel=1e-7)
+
+
+def test_frequency_control_is_judged_by_its_share_of_firings_and_its_price(written, tmp_path: Path) -> None:
+    coders = grid(binarisers=("topk", "binary-topk", "binary-topk.held", "topk.finetuned"), ks=(16,), seeds=(1,))
+    results = written(coders)
+    held, base = (next(c for c in coders if c.binariser == name) for name in ("binary-topk.held", "binary-topk"))
+    write_json(results / held.at(CODERS) / "config.json", {"spec": {"frequency": {"control": "bias"}}})
+    calm = counts_of(held).assign(rate=lambda table: table["rate"].clip(upper=0.05))
+    write_parquet(results / held.at(EVALUATION) / "latents.parquet", calm)
+    dearer = sequences_of(base).assign(ce=lambda table: table["ce"] + 0.01)
+    write_parquet(results / held.at(EVALUATION) / "sequences.parquet", dearer)
+    table = judged("comparisons", coders, results, tmp_path)
+    rows = asked_of(table, "can ultra-high-frequency latents be prevented")
+    share, ce = "firings of these latents, of all", "CE increase (nats/token)"
+    counts = counts_of(base)
+    high = counts["firings"][counts["rate"] > 0.1].sum() / counts["firings"].sum()
+    row = rows.loc["binary-topk.held", "binary-topk", share]
+    assert (row["verdict"], row["value"], row["difference"]) == ("holds", 0, pytest.approx(-high, rel=1e-6))
+    row = rows.loc["binary-topk.held", "binary-topk", ce]  # paired: the price is the same in every sequence
+    assert row[["difference", "low", "high"]].tolist() == pytest.approx([0.01] * 3, abs=1e-7)
+    assert row["verdict"] == "holds"
+    assert list(rows.loc["binary-topk.held", "topk"].index) == [ce, share]
+    assert rows.loc[("binary-topk.held", "topk", share), "verdict"] == "holds"
+    settings = asked_of(table, "what does a setting change")
+    assert set(settings.index.droplevel("quantity")) == {("topk.finetuned", "topk")}
+
+
+def with_controls(results: Path, coder, *, first: int) -> pd.Series:
+    """Write scores whose every control is nearly 0.1 below the coder's, on latents of the same numbers; return the latter.
+
+    first: the first latent that is scored of the binarised coder.
+    """
+    own = latent_scores_of(coder)
+    own = own[own["control"] == "none"]
+    noise = np.random.default_rng(4).normal(0, 1e-4, len(own))
+    less = own.assign(f1=own["f1"] - 0.1 + noise)
+    write_parquet(
+        results / coder.at(SCORES, variant="trained") / "scores.parquet", pd.concat([own, less.assign(control="shuffled")])
+    )
+    write_parquet(results / coder.at(SCORES, variant="random") / "scores.parquet", less)
+    write_parquet(results / coder.at(SCORES, variant="binarised") / "scores.parquet", less[less["latent"] >= first])
+    return own[own["scorer"] == "fuzzing"]["f1"]
+
+
+@pytest.mark.parametrize(("left_out", "paired"), [(0, ["shuffled", "binarised"]), (1, ["shuffled"])])
+def test_controls_are_paired_where_their_latents_are_the_coders(left_out, paired, written, tmp_path: Path) -> None:
+    coders = grid(binarisers=("topk",), ks=(16,))
+    variants = ("trained", "random", "binarised")
+    results = written(coders, variants)
+    f1 = {
+        coder.seed: with_controls(results, coder, first=latent_scores_of(coder)["latent"].min() + left_out) for coder in coders
+    }
+    draw(figure_spec("comparisons", coders, variants), results, tmp_path / "table")
+    rows = asked_of(pd.read_csv(tmp_path / "table.csv"), "do scores survive fair controls")
+    width = (rows["high"] - rows["low"])["topk"].unstack()["fuzzing F1, unweighted"]
+    apart = 2 * 1.96 * np.sqrt(2) * f1[1].std() / np.sqrt(len(f1[1]))
+    for control in ("shuffled", "random", "binarised"):
+        row = rows.loc["topk", control, "fuzzing F1, unweighted"]
+        assert row["difference"] == pytest.approx(0.1, abs=1e-2)
+        assert row["verdict"] == "holds"
+        assert row["seeds"] == (2 if control == "shuffled" else 1)  # the others are of the first seed alone
+        assert width[control] < 1e-3 if control in paired else width[control] == pytest.approx(apart, rel=0.3)
 
 
 def test_a_coder_without_scores_is_undecided_and_says_so(written, tmp_path: Path) -> None:
@@ -141,7 +239,7 @@ def test_a_coder_without_scores_is_undecided_and_says_so(written, tmp_path: Path
     row = one(judged("claims", coders, results, tmp_path), "fuzzing F1, unweighted")
     assert row["cells"] == 1
     assert "1 cells could not be compared" in row["note"]
-    row = one(judged("comparisons", coders, results, tmp_path), "fuzzing F1, unweighted", k="16")
+    row = one(judged("comparisons", coders, results, tmp_path), "fuzzing F1, unweighted", k="16", against="topk")
     assert (row["verdict"], row["cells"]) == ("undecided", 0)
 
 

@@ -8,7 +8,7 @@ from probing_world import HOOKPOINTS
 from sklearn.metrics import roc_auc_score
 
 from bsc.coders.coder import SparseCoder
-from bsc.coders.load import load_coder, save_coder
+from bsc.coders.load import load_coder, load_spec, save_coder
 from bsc.corpus.labelled import labelled_documents
 from bsc.errors import UserError
 from bsc.io import read_json, write_manifest
@@ -44,8 +44,8 @@ def labelled(texts, tmp_path, speaking_model, labelled_spec):
     return tmp_path / "labelled"
 
 
-def coder_at(folder, architecture="transcoder", binariser="topk", width=32):
-    sizes = {"width": width, "latents": LATENTS, "k": 6, "seed": 3, "tokens": 1, "batch_tokens": 1, "dead_after_tokens": 1}
+def coder_at(folder, architecture="transcoder", binariser="topk", width=32, k=6):
+    sizes = {"width": width, "latents": LATENTS, "k": k, "seed": 3, "tokens": 1, "batch_tokens": 1, "dead_after_tokens": 1}
     spec = CoderSpec(
         **sizes,
         architecture=architecture,
@@ -60,6 +60,17 @@ def coder_at(folder, architecture="transcoder", binariser="topk", width=32):
     )
     save_coder(SparseCoder.build(spec), spec, folder, pd.DataFrame({"step": [0]}))
     return folder
+
+
+def copying_coder_at(folder):
+    """A coder whose first latents are the activations, moved to above 0, and whose others never fire."""
+    spec = load_spec(coder_at(folder / "any", k=LATENTS))
+    coder = SparseCoder.build(spec)
+    with torch.no_grad():
+        coder.W_enc.copy_(torch.eye(LATENTS, spec.width))
+        coder.b_enc[: spec.width] = 8.0
+    save_coder(coder, spec, folder / "copying", pd.DataFrame({"step": [0]}))
+    return folder / "copying"
 
 
 def probe_spec(**changes):
@@ -115,6 +126,24 @@ def test_probes_are_those_of_the_formula(labelled, tmp_path, architecture, side)
         if count:
             assert list(row["features"]) == expected.features.tolist()
     assert table[(table["source"] == "raw") & (table["count"] == 0)]["auroc"].min() > 0.9
+
+
+def test_latents_less_the_activations_are_paired_over_documents(labelled, tmp_path):
+    probe(probe_spec(), labelled, copying_coder_at(tmp_path), tmp_path / "probes")
+    table = pd.read_parquet(tmp_path / "probes" / "probes.parquet")
+    latents = table[table["source"] == "latents"]
+    same = [f"{measure}_less_raw{end}" for measure in ("auroc", "balanced_accuracy") for end in ("", "_low", "_high")]
+    largest = latents[latents["pooling"] == "max"]  # moving values by 8 rounds their means
+    assert np.abs(largest[same].to_numpy()).max() == 0  # the same features, whatever documents are drawn
+    assert (largest["auroc_high"] - largest["auroc_low"]).max() > 0.1
+    less = [column for column in table if "_less_" in column]
+    assert len(less) == 2 * len(same)
+    assert table.loc[table["source"] == "raw", less].isna().all(axis=None)
+    raw = table[table["source"] == "raw"].set_index(["pooling", "label", "count"])["auroc"]
+    for row in latents.to_dict("records"):
+        every = raw[row["pooling"], row["label"], 0]
+        assert row["auroc_less_all"] == pytest.approx(row["auroc"] - every, abs=1e-12)
+        assert row["auroc_less_all_low"] <= row["auroc_less_all"] <= row["auroc_less_all_high"]
 
 
 def test_labels_that_mean_nothing_are_guessed(labelled, tmp_path):
