@@ -756,8 +756,8 @@ class Plan:
     def figure_coders(self, name: str) -> list[CoderId]:
         """The coders that a figure or table shows: of the grid, or those that sweeps were made with.
 
-        None where the config lacks the block that it is about or the scorer, or where it compares explainers and there is
-        but one.
+        None where the config lacks the block that it is about or the scorer, where it compares explainers and there is but
+        one, or where it is of coders trained one by one and they are trained together.
         """
         block = FIGURES[name].block
         if block is not None and getattr(self.config, block) is None:
@@ -765,6 +765,8 @@ class Plan:
         if FIGURES[name].scorer not in (None, *self.config.autointerp.scorers):
             return []
         if FIGURES[name].compares and len(self.explainers) == 1:
+            return []
+        if FIGURES[name].alone and self.config.in_cohorts:
             return []
         if FIGURES[name].trained:
             return FIGURES[name].select(self.trained_coders)

@@ -251,3 +251,9 @@ def test_a_sweep_is_made_once_and_chooses_for_all_coders_without_a_rate(smoke: C
     assert plan.figure_coders("learning-rates") == plan.sweeps
     assert plan.figure("learning-rates").spec.optimiser == "adam"
     assert not Plan(smoke).figure_coders("learning-rates")
+
+
+def test_the_time_of_a_step_is_of_coders_trained_one_by_one(smoke: Config) -> None:
+    """In a cohort it is that of all members."""
+    assert Plan(smoke).figure_coders("runtime")
+    assert not Plan(smoke.model_copy(update={"cohort": 4})).figure_coders("runtime")

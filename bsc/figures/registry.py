@@ -23,7 +23,8 @@ class Figure:
     kind: figure (PDF and PNG) or table (CSV, and LaTeX where `latex`). joint: joint evaluations are shown too.
     shows: a coder that the grid must have for there to be anything to show, in words. block: a block of the config without
     which its results are not made. scorer: whose scores it shows, where it is of one scorer alone. compares: every explainer,
-    side by side. trained: no finetuned coders, whose steps are of another kind.
+    side by side. trained: no finetuned coders, whose steps are of another kind. alone: only where coders are trained one by one,
+    as the time of a step in a cohort is that of all its members.
     """
 
     module: str
@@ -37,12 +38,15 @@ class Figure:
     scorer: Literal["detection", "fuzzing"] | None = None
     compares: bool = False
     trained: bool = False
+    alone: bool = False
 
     @property
     def lacks(self) -> str:
         """What a config lacks for which it has nothing to show."""
         if self.compares:
             return "a language model under `autointerp.llms`"
+        if self.alone:
+            return f"{self.shows} in the grid that is trained by itself (`cohort: 1`)"
         also = f", and `{self.block}` in the config" if self.block else ""
         return f"{self.shows} in the grid{also}" + (f", and `{self.scorer}` in `autointerp.scorers`" if self.scorer else "")
 
@@ -169,7 +173,7 @@ FIGURES: dict[str, Figure] = {
     ),
     "fig21": Figure("bsc.figures.probing", ("probing",), first_at_one_k, block="probing"),
     "fig22": Figure("bsc.figures.bits", ("evaluation", "scores", "training"), by_bits, shows="an `nbit` coder at the common k"),
-    "runtime": Figure("bsc.figures.runtime", ("training",), everything, trained=True),
+    "runtime": Figure("bsc.figures.runtime", ("training",), everything, trained=True, alone=True),
     "score-distribution": Figure("bsc.figures.distributions", ("scores", "latents"), at_one_k),
     "seeds": Figure("bsc.figures.compared", ("evaluation", "scores"), of_several_seeds, shows="a second seed of a coder"),
     "explainers": Figure("bsc.figures.explainers", ("scores",), transcoders, compares=True),
