@@ -23,8 +23,8 @@ class Figure:
     kind: figure (PDF and PNG) or table (CSV, and LaTeX where `latex`). joint: joint evaluations are shown too.
     shows: a coder that the grid must have for there to be anything to show, in words. block: a block of the config without
     which its results are not made. scorer: whose scores it shows, where it is of one scorer alone. compares: every explainer,
-    side by side. trained: no finetuned coders, whose steps are of another kind. alone: only where coders are trained one by one,
-    as the time of a step in a cohort is that of all its members.
+    side by side. trained: no finetuned coders, whose steps are of another kind. alone: only where coders are trained one by
+    one, as the time of a step in a cohort is that of all its members.
     """
 
     module: str
