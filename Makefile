@@ -35,6 +35,7 @@ bench: $(READY) ## measure training steps, the loop, extraction, the latent cach
 	$(BIN)/python benchmarks/extraction.py
 	$(BIN)/python benchmarks/cohort.py
 	$(BIN)/python benchmarks/stream_memory.py
+	$(BIN)/python benchmarks/ablation.py
 	$(BIN)/python benchmarks/latent_cache.py
 	$(BIN)/python benchmarks/llm_client.py
 
