@@ -16,7 +16,8 @@ from loopback import Loopback, say, served
 pytestmark = pytest.mark.slow
 
 CODER = "smollm2-135m-instruct/layers.0.mlp/sae-binary-topk-k16/seed1/trained"
-FIGURE = "results/smoke/figures/explainers.pdf"
+SCORED = f"results/smoke/autointerp/{CODER}/one/scores/manifest.json"
+TARGETS = ["results/smoke/figures/explainers.pdf", SCORED]
 CONFIG = """
 llms:
   one: {{ model: m, endpoint: "{endpoint}", key: SOME_KEY, concurrency: 4 }}
@@ -53,7 +54,7 @@ def test_the_dag_runs_and_reruns_what_an_answer_depends_on(
     stale = {job.rule for job in checkout.stale()}
     assert {"explain_llm", "score_llm", "figure_explainers", "figure_fig2", "figure_fig5"} <= stale
     assert not stale & {"train", "latents", "explain", "score", "evaluate", "activations"}
-    checkout.run(FIGURE)
+    checkout.run(*TARGETS)
     results = checkout.folder / "results/smoke"
     summary = json.loads((results / "autointerp" / CODER / "one/scores/summary.json").read_text())
     assert set(summary["replies"]) == {"read", "prompt_tokens", "completion_tokens"}
@@ -65,14 +66,14 @@ def test_the_dag_runs_and_reruns_what_an_answer_depends_on(
     checkout.edit(
         "config/smoke.yaml", "concurrency: 4", "concurrency: 9, timeout: 7, prices: { input: 1, output: 1 }, budget: 9"
     )
-    assert checkout.stale(FIGURE) == []
+    assert checkout.stale(*TARGETS) == []
     # A model that nobody asks changes nothing either.
     checkout.edit("config/smoke.yaml", "model: n", "model: o, temperature: 1")
-    assert checkout.stale(FIGURE) == []
+    assert checkout.stale(*TARGETS) == []
     # What is deleted comes back from the cache.
     for path in (results / "autointerp" / CODER / "one/scores").iterdir():
         path.unlink()
-    checkout.run(f"results/smoke/autointerp/{CODER}/one/scores/manifest.json")
+    checkout.run(SCORED)
     assert json.loads((results / "autointerp" / CODER / "one/scores/summary.json").read_text()) == summary
     assert sum(server.asked.values()) == asked
     # A prompt is part of what an answer depends on.
