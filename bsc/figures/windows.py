@@ -227,8 +227,9 @@ def _examples(sheet: Sheet, latents: Interpreted, shown: Choice) -> pd.DataFrame
 
 def _counterexamples(sheet: Sheet, latents: Interpreted, shown: Choice, wrong: pd.DataFrame, asked: int) -> pd.DataFrame:
     picked = wrong.head(_COUNTEREXAMPLES)
-    shown_of = f"all {len(wrong)}" if len(picked) == len(wrong) else f"{len(picked)} of {len(wrong)}"
-    sheet.paragraph(f"Counterexamples: {shown_of} wrong answers among {asked}", bold=True)
+    some = f"all {len(wrong)}" if len(picked) == len(wrong) else f"{len(picked)} of {len(wrong)}"
+    said = "the one wrong answer" if len(wrong) == 1 else f"{some} wrong answers"
+    sheet.paragraph(f"Counterexamples: {said} among {asked}", bold=True)
     tables = []
     for row in picked.to_dict("records"):
         meaning = f"{row['scorer']}: {_MEANINGS[row['firing'], row['answer']]}"
