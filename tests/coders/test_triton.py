@@ -26,6 +26,7 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 
 
 @needs_triton
+@pytest.mark.slow
 def test_kernels_under_the_interpreter():
     tests = sorted(str(path) for path in HERE.glob("test_gpu_*.py"))
     out = run("-m", "pytest", "-p", "no:cacheprovider", *tests, TRITON_INTERPRET="1")

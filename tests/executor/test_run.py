@@ -20,7 +20,7 @@ rule bad:
 """
 
 
-@pytest.mark.parametrize("cluster", ["local", "debug"])
+@pytest.mark.parametrize("cluster", ["local", pytest.param("debug", marks=pytest.mark.slow)])
 def test_a_workflow(tmp_path: Path, cluster: str) -> None:
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     arguments = ["--executor", "submitit", "--submitit-cluster", cluster, "-j", "2", "--keep-going"]

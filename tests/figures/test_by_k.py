@@ -11,6 +11,8 @@ from bsc.figures.draw import draw
 from bsc.io import write_json
 from bsc.paths import SCORES
 
+pytestmark = pytest.mark.slow
+
 VARIANTS = ("trained", "random", "binarised")
 
 

@@ -12,6 +12,8 @@ from bsc.figures.registry import compared
 from bsc.io import write_json
 from bsc.paths import EVALUATION
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("topk", "binary-topk", "binary-topk.held", "binary-topk.free")
 PLACES = {"places": {"binary-topk.free": 1, "binary-topk.held": 3}}
 

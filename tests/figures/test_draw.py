@@ -73,6 +73,7 @@ def test_bytes_are_the_same_in_every_process_and_torch_is_never_imported(
         assert (tmp_path / "here" / file).read_bytes() == (tmp_path / "there" / file).read_bytes(), file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, entry in FIGURES.items() if entry.kind == "figure" and entry.select(GRID)])
 def test_every_figure_says_of_how_much_it_is(name: str, results: Path, tmp_path: Path, finished, monkeypatch) -> None:
     written: list[str] = []
@@ -95,6 +96,7 @@ def test_every_figure_says_of_how_much_it_is(name: str, results: Path, tmp_path:
         assert "Explained by token patterns (ngram, no LLM)" in note
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fig18", "fig19", "fig21", "score-distribution", "runtime"])
 def test_panels_of_several_models_are_told_apart(name: str, results: Path, tmp_path: Path, finished) -> None:
     draw(figure_spec(name, GRID, VARIANTS), results, tmp_path / name)
@@ -104,6 +106,7 @@ def test_panels_of_several_models_are_told_apart(name: str, results: Path, tmp_p
     assert sum("360m" in title for title in named) == 1
 
 
+@pytest.mark.slow
 def test_an_architecture_has_no_panel_where_the_grid_has_none(results: Path, tmp_path: Path, finished) -> None:
     for name in ("fig7", "fig17", "frequency-control", "learning-rates"):
         draw(figure_spec(name, GRID, VARIANTS), results, tmp_path / name)

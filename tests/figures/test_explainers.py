@@ -7,6 +7,8 @@ from made_up_results import figure_spec, grid, summary_of
 from bsc.figures.draw import draw
 from bsc.paths import NGRAM
 
+pytestmark = pytest.mark.slow
+
 
 def test_explainers_stand_side_by_side_at_one_k(written, tmp_path: Path) -> None:
     coders = grid(ks=(16, 32, 64))

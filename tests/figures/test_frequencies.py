@@ -12,6 +12,8 @@ from bsc.figures.frequencies import edges, power, shade
 from bsc.io import write_parquet
 from bsc.paths import LATENTS as CACHE
 
+pytestmark = pytest.mark.slow
+
 
 def test_bins_hold_every_latent_that_fires_and_the_surge_is_counted(written, tmp_path: Path) -> None:
     coders = grid()

@@ -12,6 +12,8 @@ from bsc.figures.registry import at_one_k
 from bsc.io import write_json, write_parquet
 from bsc.paths import PROBES, SCORES
 
+pytestmark = pytest.mark.slow
+
 
 def drawn(name, coders, results, tmp_path, **style):
     draw(figure_spec(name, coders, **style), results, tmp_path / name)

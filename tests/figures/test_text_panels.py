@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from made_up_results import WINDOW, WORDS, figure_spec, grid, window_spec, write_text_panels
 
 from bsc.autointerp.explain import open_windows
@@ -11,6 +12,8 @@ from bsc.figures.draw import draw
 from bsc.io import read_parquet
 from bsc.paths import LATENTS, SCORES, TOKENS
 from bsc.stages import coders_of
+
+pytestmark = pytest.mark.slow
 
 
 def panel(name: str, tmp_path: Path, **options: int) -> tuple[pd.DataFrame, Path]:

@@ -10,6 +10,8 @@ from bsc.figures.draw import draw
 from bsc.figures.registry import of_several_models
 from bsc.figures.training import PIECES
 
+pytestmark = pytest.mark.slow
+
 MODELS = ("smollm2-135m", "smollm2-360m")
 
 
