@@ -8,7 +8,6 @@ the layers above alone. As in every splice here, position 0 keeps the module's o
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -21,7 +20,7 @@ from bsc.coders.coder import SparseCoder
 from bsc.device import device, resolve_dtype
 from bsc.evaluation.replacement import from_coder, keeping_first, replacing
 from bsc.finetuning.divergence import NO_LABEL, Divergence, divergence
-from bsc.models.halves import Halves, States, hidden_states
+from bsc.models.halves import Halves, Parts, States, hidden_states
 from bsc.models.hooks import Replacement, splice
 from bsc.paths import layer
 from bsc.stages import FinetuneSpec
@@ -32,19 +31,11 @@ MEASURED = ("kl", "ce", "ce_increase")
 """What the log of a finetuned coder has beside that of a trained one: in nats a token, position 0 left out."""
 
 
-class Below(NamedTuple):
-    """What the layers below give. residual: the stream that the hooked module adds to; x, y: its input and its own output."""
-
-    residual: States
-    x: States
-    y: States
-
-
 class Objective:
     """The loss of a coder at a hookpoint of a model, in which frozen coders may stand at other hookpoints."""
 
     def __init__(self, model: PreTrainedModel, spec: FinetuneSpec, others: Mapping[str, SparseCoder]) -> None:
-        self._model, self._hookpoint = model, spec.hookpoint
+        self._model = model
         self._halves = Halves(model, layer(spec.hookpoint))
         bfloat16 = resolve_dtype(spec.dtype, device()) == torch.bfloat16
         self._others: dict[str, Replacement] = {
@@ -72,7 +63,7 @@ class Objective:
         return Losses(found.kl + penalty, fvu, code, more)
 
     def divergence(
-        self, tokens: Int[Tensor, "batch position"], below: Below, y_hat: Float[Tensor, "batch later d"]
+        self, tokens: Int[Tensor, "batch position"], below: Parts, y_hat: Float[Tensor, "batch later d"]
     ) -> Divergence:
         """Between the unspliced model's predictions and those with ŷ at all positions but 0; with a gradient towards ŷ."""
         with _reproducible(tokens.device):
@@ -84,24 +75,17 @@ class Objective:
         return divergence(self._model.get_output_embeddings(), one, other, labels.flatten())  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
-    def _unspliced(self, tokens: Int[Tensor, "batch position"], below: Below) -> States:
+    def _unspliced(self, tokens: Int[Tensor, "batch position"], below: Parts) -> States:
         """What the head is given without any coder; what is below is shared unless other coders stand there."""
         if self._others:
             return hidden_states(self._model, tokens)
         return self._halves.above(below.residual + below.y)
 
     @torch.no_grad()
-    def below(self, tokens: Int[Tensor, "batch position"]) -> Below:
+    def below(self, tokens: Int[Tensor, "batch position"]) -> Parts:
         """What the layers below the hookpoint give, with the other coders spliced in there."""
-        found: list[tuple[Tensor, Tensor]] = []
-
-        def keep(x: Tensor, y: Tensor) -> Tensor:
-            found.append((x, y))
-            return torch.zeros_like(y)
-
-        with splice(self._model, self._others | {self._hookpoint: keep}):
-            residual = self._halves.below(tokens)
-        return Below(residual, *found[0])
+        with splice(self._model, self._others):
+            return self._halves.parts(tokens)
 
 
 @contextmanager

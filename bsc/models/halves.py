@@ -1,7 +1,7 @@
 """A model in two halves, cut above a hooked layer: what is below runs once, what is above it as often as needed."""
 
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -23,6 +23,14 @@ def hidden_states(model: PreTrainedModel, tokens: Int[Tensor, "batch position"])
     """What the vocabulary head is given, without running the head."""
     states: Tensor = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
     return states
+
+
+class Parts(NamedTuple):
+    """Hidden states after a hooked layer. residual: the stream that its MLP adds to; x, y: the MLP's input and own output."""
+
+    residual: States
+    x: States
+    y: States
 
 
 class Halves:
@@ -47,6 +55,18 @@ class Halves:
             hook.remove()
         return found[0]
 
+    def parts(self, tokens: Int[Tensor, "batch position"]) -> Parts:
+        """What the hidden states after the hooked layer are made of, whatever is spliced into the layers below."""
+        found: list[tuple[Tensor, Tensor]] = []
+
+        def keep(x: Tensor, y: Tensor) -> Tensor:
+            found.append((x, y))
+            return torch.zeros_like(y)
+
+        with splice(self.model, {f"layers.{self.hooked}.mlp": keep}):
+            residual = self.below(tokens)
+        return Parts(residual, *found[0])
+
     def above(self, states: States) -> States:
         """From hidden states after the hooked layer to what the head is given."""
         with only_layers(self.model, self.hooked + 1, len(self._layers)):
@@ -61,24 +81,12 @@ class Halves:
         the residual stream: one with a norm behind the MLP (OLMo 2, Gemma 2) does not.
         """
         probe = probe.long().to(device())
-        states, residual = self.below(probe), self._without_mlp(probe)
+        states, parts = self.below(probe), self.parts(probe)
         faults = {
             "its lower and upper layers are run one after the other": (hidden_states(self.model, probe), self.above(states)),
-            "the output of the hooked MLP is added to the residual stream from outside": (states, residual),
+            "the output of the hooked MLP is added to the residual stream from outside": (states, parts.residual + parts.y),
         }
-        for how, (whole, parts) in faults.items():
-            if not torch.allclose(whole, parts, atol=0.02 * float(whole.abs().max())):
+        for how, (whole, made) in faults.items():
+            if not torch.allclose(whole, made, atol=0.02 * float(whole.abs().max())):
                 what = f"the model gives something else when {how}"
                 raise UserError(what, where=str(folder), fix=f"use a model of the Llama kind, or leave `{key}` out")
-
-    def _without_mlp(self, tokens: Int[Tensor, "batch position"]) -> States:
-        """Hidden states after the hooked layer, whose MLP gives 0 in its place and is added to them."""
-        found: list[Tensor] = []
-
-        def keep(x: Tensor, y: Tensor) -> Tensor:
-            found.append(y)
-            return torch.zeros_like(y)
-
-        with splice(self.model, {f"layers.{self.hooked}.mlp": keep}):
-            residual = self.below(tokens)
-        return residual + found[0]
