@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from bench_specs import coder_spec
 from machine import facts, medians, record
 
 from bsc.coders.coder import SparseCoder
@@ -27,26 +28,20 @@ from bsc.evaluation.language import load, score_sequences
 from bsc.evaluation.replacement import Recorder, from_coder
 from bsc.io import write_manifest, write_parquet
 from bsc.paths import layer
-from bsc.stages import AblationSpec, CoderSpec, EvaluationSpec
+from bsc.stages import AblationSpec, EvaluationSpec
 
 
 def made_up(folder: Path, width: int, latents: int) -> tuple[Path, Path]:
     """A coder with random weights, and scores of its latents."""
-    spec = CoderSpec(
+    spec = coder_spec(
         width=width,
         latents=latents,
         k=32,
-        architecture="skip-transcoder",
         binariser="topk",
-        options={},
         seed=0,
         tokens=1,
         batch_tokens=1,
-        optimiser="adam",
-        learning_rate=1e-3,
         warmup_steps=0,
-        auxk=False,
-        multi_topk=False,
         dead_after_tokens=1,
         dtype="auto",
     )

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench_specs import coder_spec
 from machine import facts, medians, record
 
 from bsc.coders import kernels
@@ -39,22 +40,15 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 def spec(variant: str, shape: argparse.Namespace, dtype: str) -> CoderSpec:
     """A skip-transcoder's, as the configs would make it."""
     binariser, options = VARIANTS[variant]
-    return CoderSpec(
+    return coder_spec(
         width=shape.width,
         latents=shape.latents,
         k=shape.k,
-        architecture="skip-transcoder",
         binariser=binariser,
         options=options,
-        seed=1,
         tokens=1_000 * shape.tokens,
         batch_tokens=shape.tokens,
-        optimiser="adam",
-        learning_rate=1e-3,
         warmup_steps=10,
-        auxk=False,
-        multi_topk=False,
-        dead_after_tokens=10_000_000,
         dtype=dtype,
     )
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from bench_specs import coder_spec
 from machine import facts, record
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -101,21 +102,14 @@ def _write_tokens(folder: Path, contexts: int) -> None:
 
 
 def _coder(tokens: int) -> CoderSpec:
-    return CoderSpec(
+    return coder_spec(
         width=_WIDTH,
         latents=2 * _WIDTH,
         k=8,
-        architecture="skip-transcoder",
         binariser="binary-topk",
-        options={},
-        seed=1,
         tokens=tokens,
         batch_tokens=_BATCH,
-        optimiser="adam",
-        learning_rate=1e-3,
         warmup_steps=4,
-        auxk=False,
-        multi_topk=False,
         dead_after_tokens=1_000_000,
         dtype="float32",
     )

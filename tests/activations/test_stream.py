@@ -3,9 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ from typing import Any
 import pytest
 import specs
 import torch
+from killing import train_and_kill
 
 from bsc.activations.extract import extract
 from bsc.activations.index import write_index
@@ -125,28 +123,10 @@ def test_a_run_goes_on_with_activations_that_come_the_other_way(
     assert made == whole
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-from bsc.stages import CoderSpec
-from bsc.training.train import train
-train(CoderSpec.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), checkpoint_seconds=0)
-"""
-
-
 @pytest.mark.slow
 def test_kill_9_and_again(recipe: Path, tmp_path: Path) -> None:
     spec, output = coder_spec(tokens=500 * 64), tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, spec.json_text, recipe, output], stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 120
-        while not list(output.glob("checkpoint/step-*5.json")) and time.monotonic() < deadline:
-            assert process.poll() is None
-            time.sleep(0.002)
-    finally:
-        process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert not (output / "coder.safetensors").exists()
+    train_and_kill(spec, recipe, output)
     train(spec, recipe, output)
     train(spec, recipe, tmp_path / "whole")
     assert (output / "coder.safetensors").read_bytes() == (tmp_path / "whole" / "coder.safetensors").read_bytes()

@@ -2,15 +2,13 @@
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from killing import train_and_kill
 
 from bsc.errors import UserError
 from bsc.io import read_json, read_parquet, read_tensors
@@ -82,31 +80,11 @@ def test_an_error_and_again(run: str, make_spec: MakeSpec, store_index: Path, tm
     assert_same(tmp_path / "stopped", tmp_path / "whole")
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-import torch
-from bsc.stages import CoderSpec
-from bsc.training.train import train
-torch.set_num_threads(1)
-train(CoderSpec.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), checkpoint_seconds=0)
-"""
-
-
 @pytest.mark.parametrize("run", ["gumbel signum", pytest.param("sae topk adam", marks=pytest.mark.slow)])
 def test_kill_9_and_again(run: str, make_spec: MakeSpec, store_index: Path, tmp_path: Path) -> None:
     spec = make_spec(**RUNS[run], tokens=500 * 128)
     output = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, spec.json_text, store_index, output], stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 120
-        while not (output / "checkpoint" / "step-5.json").exists() and time.monotonic() < deadline:
-            assert process.poll() is None
-            time.sleep(0.002)
-    finally:
-        process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert not (output / "coder.safetensors").exists()
+    train_and_kill(spec, store_index, output)
     train(spec, store_index, output)
     train(spec, store_index, tmp_path / "whole")
     assert_same(output, tmp_path / "whole")
