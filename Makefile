@@ -34,6 +34,7 @@ bench: $(READY) ## measure training steps, the loop, extraction, the latent cach
 	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/extraction.py
 	$(BIN)/python benchmarks/cohort.py
+	$(BIN)/python benchmarks/rates.py here
 	$(BIN)/python benchmarks/stream_memory.py
 	$(BIN)/python benchmarks/ablation.py
 	$(BIN)/python benchmarks/latent_cache.py

@@ -4,7 +4,6 @@ Nothing heavy is imported before a stage is chosen, so `bsc --help` answers at o
 """
 
 import argparse
-import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +16,6 @@ from typing import Any, TextIO, get_args
 from bsc.device import keep_freed_memory, place
 from bsc.errors import UserError
 from bsc.shares import Parallel
-
-CHECKPOINT_VARIABLE = "BSC_CHECKPOINT_SECONDS"
-"""The environment variable that sets the time between checkpoints: how to run, so no part of a config."""
 
 
 def folder(text: str) -> Path:
@@ -41,7 +37,7 @@ class Stage:
 
     An input's flag is its name; `parameter` is what the function calls it, `many` that it takes several paths, `optional`
     that it may be left out. output: the help of --output, where that is one file. checkpoints: it saves its state, so it
-    takes --checkpoint-seconds.
+    takes --checkpoint-minutes.
     """
 
     help: str
@@ -267,11 +263,11 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--log", type=Path, metavar="PATH", help="file that gets what is reported, beside the terminal")
         if stage.checkpoints:
             command.add_argument(
-                "--checkpoint-seconds",
+                "--checkpoint-minutes",
                 type=float,
-                default=float(os.environ.get(CHECKPOINT_VARIABLE, "300")),
-                metavar="SECONDS",
-                help=f"time between checkpoints; by default what {CHECKPOINT_VARIABLE} says, or 300",
+                default=5.0,
+                metavar="MINUTES",
+                help="time between checkpoints (5)",
             )
         command.set_defaults(run=_run_stage, stage=name)
     _add_index(commands)
@@ -315,14 +311,21 @@ def _add_claims(commands: Any) -> None:
 
 
 def _add_estimate(commands: Any) -> None:
-    from bsc.estimate.machines import MACHINES
-
     command = _command(commands, "estimate", "say what a config costs in hours, memory and disk, before anything runs")
     command.add_argument(
         "config", type=Path, nargs="*", default=[Path("config/config.yaml")], help="YAML files (config/config.yaml)"
     )
-    command.add_argument("--machine", choices=sorted(MACHINES), default="h100", help="what the jobs run on (h100)")
-    command.add_argument("--jobs", type=int, metavar="N", help="jobs at a time (64; on cpu2, 2)")
+    command.add_argument(
+        "--machine", default="h100", metavar="NAME", help="what jobs run on: h100 (default), a100, cpu2, or one in RATES"
+    )
+    command.add_argument(
+        "--rates",
+        type=Path,
+        default=Path("benchmarks/results/rates.json"),
+        metavar="PATH",
+        help="what machines were measured to sustain, by benchmarks/rates.py (benchmarks/results/rates.json)",
+    )
+    command.add_argument("--jobs", type=int, metavar="N", help="jobs at a time (64; without GPUs, one a core)")
     command.set_defaults(run=_run_estimate)
 
 
@@ -361,7 +364,7 @@ def _run_stage(arguments: argparse.Namespace) -> None:
         raise UserError(f"not a {stage.spec}: {error}", where="--spec", fix="copy the rule's shell line whole") from error
     inputs = {item.parameter or item.flag: getattr(arguments, item.name) for item in stage.inputs}
     if stage.checkpoints:
-        inputs["checkpoint_seconds"] = arguments.checkpoint_seconds
+        inputs["checkpoint_seconds"] = 60 * arguments.checkpoint_minutes
     _load(stage.code)(spec, **inputs, output=arguments.output[0])
 
 
@@ -382,9 +385,10 @@ def _run_claims(arguments: argparse.Namespace) -> None:
 
 
 def _run_estimate(arguments: argparse.Namespace) -> None:
+    from bsc.estimate.machines import find_machine
     from bsc.estimate.report import report
 
-    print(report(arguments.config, arguments.machine, arguments.jobs))
+    print(report(arguments.config, find_machine(arguments.machine, arguments.rates), arguments.jobs))
 
 
 def _run_autointerp_estimate(arguments: argparse.Namespace) -> None:

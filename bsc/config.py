@@ -447,6 +447,7 @@ class Config(_Strict):
     cohort_of: Literal["hookpoint", "model"] = "hookpoint"
     gpus: Annotated[int, Field(ge=1, le=16)] = 1
     parallel: Parallel = "coders"
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = 5.0
     models: Annotated[dict[str, Model], Field(min_length=1)]
     corpus: Corpus
     activations: Activations = Activations()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bsc.estimate.machines import MACHINES
 from bsc.estimate.report import report
 
 ROOT = Path(__file__).parent.parent
@@ -22,7 +23,7 @@ def test_estimates_of_the_papers_grid(place: int, smaller: bool, tmp_path: Path)
     small = tmp_path / "small.yaml"
     (text,) = blocks("cluster.md", "corpus:")
     small.write_text(text)
-    said = report([PAPER, small] if smaller else [PAPER], "h100")
+    said = report([PAPER, small] if smaller else [PAPER], MACHINES["h100"])
     _, table, totals = said.split("\n\n")
     quoted = "\n\n".join([table, "\n".join(totals.splitlines()[:2])]) + "\n"
     assert blocks("cluster.md", "rule ")[place] == quoted

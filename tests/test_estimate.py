@@ -1,5 +1,6 @@
 """What a config costs: every job is counted, and what it is said to compute is what it computes."""
 
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -15,7 +16,7 @@ from bsc.cli import main
 from bsc.coders.binarisers.registry import REGISTRY
 from bsc.config import Config, load
 from bsc.estimate.jobs import WINDOW_BYTES, Jobs, Row
-from bsc.estimate.machines import MACHINES, Machine, Phase
+from bsc.estimate.machines import MACHINES, Machine, Phase, find_machine
 from bsc.estimate.report import report
 from bsc.estimate.work import encode, forward, held_memory, parameters, step
 from bsc.figures.registry import FIGURES
@@ -346,6 +347,39 @@ def test_shards_that_are_too_large_to_shuffle_are_told(tmp_path: Path, capsys: p
     assert "look out" not in capsys.readouterr().out
 
 
+def test_rates_that_were_measured_are_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rates = {"bfloat16": 2e12, "float32": 1e12, "forward": 3e12, "memory": 4e11}
+    facts = {"cpu": "2 x CPU", "gpu": "A Card", "date": "2026-11-28", "rates": rates, "jobs": 64, "gpu_bytes": 48 << 30}
+    (tmp_path / "rates.json").write_text(json.dumps({"card": facts, "h100": facts}))
+    for name in ("card", "h100"):
+        assert main(["estimate", str(CONFIGS / "smoke.yaml"), "--machine", name, "--rates", str(tmp_path / "rates.json")]) == 0
+        said = capsys.readouterr().out
+        assert f"on {name}: from rates measured on A Card on 2026-11-28" in said
+        assert "a GPU of 52 GB trains" in said
+    found = find_machine("card", tmp_path / "rates.json")
+    assert found.seconds(Phase("forward", 6e12, 0), Phase("float32", 0, 8e11)) == pytest.approx(4)
+
+
+def test_what_this_repository_measured_can_be_estimated_from() -> None:
+    path = ROOT / "benchmarks" / "results" / "rates.json"
+    for name in json.loads(path.read_text()):
+        assert Jobs(shipped("smoke"), find_machine(name, path)).wall_seconds(1) > 0
+
+
+def test_a_machine_without_rates_is_refused_and_says_how_to_measure_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate", str(CONFIGS / "smoke.yaml"), "--machine", "b200"]) == 1
+    said = capsys.readouterr().err
+    assert "no rates of `b200` are known" in said
+    assert "python benchmarks/rates.py b200" in said
+
+
+@pytest.mark.parametrize("text", ["no JSON", '{"h100": 3}', '{"h100": {}}'])
+def test_rates_that_are_no_rates_are_refused(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rates.json").write_text(text)
+    assert main(["estimate", str(CONFIGS / "smoke.yaml"), "--rates", str(tmp_path / "rates.json")]) == 1
+    assert "rates.json" in capsys.readouterr().err
+
+
 def test_no_jobs_at_a_time_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["estimate", str(CONFIGS / "smoke.yaml"), "--jobs", "0"]) == 1
     assert "from 1 on" in capsys.readouterr().err
@@ -367,7 +401,7 @@ def test_a_gpu_holds_as_large_a_cohort_as_is_said_and_no_larger(tmp_path: Path) 
 
 def test_jobs_that_no_gpu_holds_are_named(tmp_path: Path) -> None:
     changed(tmp_path, "paper", cohort=36, training__expansion=512)
-    said = report([tmp_path / "config.yaml"], "h100")
+    said = report([tmp_path / "config.yaml"], GPU)
     assert "look out: `cohort` needs" in said
     assert "a GPU of 80 GB trains 0 of these coders at a time" in said
 
@@ -376,7 +410,7 @@ def test_prompts_of_language_models_are_told(tmp_path: Path) -> None:
     """Of 5 coders 10 latents each: an explanation, and by two scorers 10 firing and 10 silent windows, five to a prompt."""
     llms = {"one": {"model": "m", "endpoint": "http://127.0.0.1:1/v1", "prices": {"input": 1, "output": 2}}}
     changed(tmp_path, "smoke", llms=llms, autointerp__llms=["one"], autointerp__windows_a_prompt=5, autointerp__controls=[])
-    said = report([tmp_path / "config.yaml"], "cpu2")
+    said = report([tmp_path / "config.yaml"], CPU)
     assert f"one: {5 * 10 * (1 + 2 * 4):,} prompts, 0 of them answered" in said
     assert "the time that language models take is not in here" in said
-    assert "prompts" not in report([CONFIGS / "smoke.yaml"], "cpu2")
+    assert "prompts" not in report([CONFIGS / "smoke.yaml"], CPU)

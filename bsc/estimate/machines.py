@@ -1,7 +1,11 @@
 """The machines that an estimate can be made for, and the rates that they sustain."""
 
+import json
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from bsc.errors import UserError
 
 Kind = Literal["bfloat16", "float32", "forward"]
 
@@ -80,3 +84,28 @@ MACHINES: dict[str, Machine] = {
     )
 }
 """By name. One job has one GPU, or one core."""
+
+
+def find_machine(name: str, rates: Path) -> Machine:
+    """A machine by its name: as `benchmarks/rates.py` measured it, if the file `rates` has it, else as it is built in.
+
+    Raises UserError when neither is so, or the file is not what that wrote.
+    """
+    try:
+        measured = json.loads(rates.read_bytes()) if rates.exists() else {}
+        if name in measured:
+            return _measured(name, measured[name], rates)
+        known = sorted(MACHINES | measured)
+    except (ValueError, TypeError, KeyError) as error:
+        message = f"not what benchmarks/rates.py writes: {error!r}"
+        raise UserError(message, where=str(rates), fix="delete it, and measure again") from error
+    if name not in MACHINES:
+        fix = f"take one of {', '.join(known)}, or measure it there: python benchmarks/rates.py {name}"
+        raise UserError(f"no rates of `{name}` are known", where="--machine", fix=fix)
+    return MACHINES[name]
+
+
+def _measured(name: str, facts: dict[str, Any], rates: Path) -> Machine:
+    sustained = {kind: float(facts["rates"][kind]) for kind in ("bfloat16", "float32", "forward", "memory")}
+    source = f"from rates measured on {facts['gpu'] or facts['cpu']} on {facts['date']} ({rates})"
+    return Machine(name, bool(facts["gpu"]), **sustained, jobs=facts["jobs"], source=source, device=facts["gpu_bytes"])

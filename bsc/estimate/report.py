@@ -7,28 +7,28 @@ from bsc.activations.disk import BFLOAT16, describe_disk
 from bsc.config import Config, load
 from bsc.errors import UserError
 from bsc.estimate.jobs import WINDOW_BYTES, Jobs, Row
-from bsc.estimate.machines import MACHINES, Machine
+from bsc.estimate.machines import Machine
 
 _HEADER = ("rule", "jobs", "in all", "longest", "memory", "GPU memory")
 
 
-def report(files: list[Path], machine: str, at_once: int | None = None) -> str:
+def report(files: list[Path], machine: Machine, at_once: int | None = None) -> str:
     """The table of a config's jobs, the total, the time with `at_once` jobs at a time, tokens, disk, and what to look out for.
 
     Raises UserError when the config has faults, or `at_once` is below 1.
     """
-    config, chosen = load(files), MACHINES[machine]
-    places = chosen.jobs if at_once is None else at_once
+    config = load(files)
+    places = machine.jobs if at_once is None else at_once
     if places < 1:
         raise UserError(f"{places} jobs at a time", where="--jobs", fix="give a number from 1 on")
-    jobs = Jobs(config, chosen)
+    jobs = Jobs(config, machine)
     rows = jobs.rows()
     lines = [
-        f"{', '.join(map(str, files))} on {machine}: {chosen.source}",
+        f"{', '.join(map(str, files))} on {machine.name}: {machine.source}",
         "",
-        *_table(rows, gpu=chosen.gpu),
+        *_table(rows, gpu=machine.gpu),
         "",
-        _totals(rows, chosen),
+        _totals(rows, machine),
         f"time: about {_time(jobs.wall_seconds(places))} with {places} jobs at a time, if each finds a free place at once",
         *(_split(jobs, name) for name, _ in config.corpus.splits),
         describe_disk(config),

@@ -17,12 +17,12 @@ PROFILE = ["--profile", "profiles/slurm", "--configfile", "config/smoke.yaml", "
 SOONER = ["--seconds-between-status-checks", "2", "--submitit-longest-interval", "4", "--latency-wait", "20"]
 
 
-def start(made: Checkout, cluster: Cluster, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+def start(made: Checkout, cluster: Cluster, *arguments: str) -> subprocess.Popen[str]:
     """Snakemake through profiles/slurm, with questions to Slurm at shorter intervals than on a real cluster."""
     return subprocess.Popen(
         [sys.executable, "-m", "snakemake", *PROFILE, *SOONER, *arguments],
         cwd=made.folder,
-        env={**made.environment, "SLURM_CONF": cluster.environment["SLURM_CONF"], **environment},
+        env={**made.environment, "SLURM_CONF": cluster.environment["SLURM_CONF"]},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -71,7 +71,7 @@ def test_a_preempted_coder_is_bit_for_bit_the_one_that_was_not(made: Checkout, c
 
     for path in folder.iterdir():
         path.unlink()
-    process = start(made, cluster, target, BSC_CHECKPOINT_SECONDS="1")
+    process = start(made, cluster, target, "--config", "checkpoint_minutes=0.02")
     wait_for(lambda: list(folder.glob("checkpoint/step-*.json")), 240)
     urgent = ["--partition=urgent", "--nodes=2", "--ntasks-per-node=8", "--output=/dev/null", "--wrap=sleep 3"]
     cluster.call("sbatch", *urgent)

@@ -124,7 +124,7 @@ def test_ranks_that_share_the_batches_agree_with_one_process(recipe: Path, tmp_p
 def test_told_to_save_they_stop_together_and_go_on(parallel: str, recipe: Path, tmp_path: Path) -> None:
     cohort = cohort_of(["binary", "sae"], tokens=60 * 64)
     flags = ("--parallel", parallel)
-    process = start(cohort, recipe, tmp_path / "ranks", *flags, "--checkpoint-seconds", "0")
+    process = start(cohort, recipe, tmp_path / "ranks", *flags, "--checkpoint-minutes", "0")
     while not list(tmp_path.glob("ranks/*/checkpoint/step-*.json")) and process.poll() is None:
         time.sleep(0.1)
     process.send_signal(signal.SIGUSR2)

@@ -23,6 +23,7 @@ def trained(jobs: list[Job]) -> list[str]:
 
 def test_a_second_run_does_nothing(checkout: Checkout) -> None:
     assert "Nothing to be done" in checkout.run()
+    assert "Nothing to be done" in checkout.run("--config", "checkpoint_minutes=1")
 
 
 def test_a_new_k_trains_only_that_k(checkout: Checkout) -> None:
@@ -93,6 +94,7 @@ def test_a_deleted_shard_is_rebuilt_and_nothing_is_retrained(checkout: Checkout)
     checkout.run()
     assert shard.read_bytes() == before
     assert "Nothing to be done" in checkout.run()
+    assert "Nothing to be done" in checkout.run("--config", "checkpoint_minutes=1")
 
 
 def test_one_figure_builds_what_it_needs_and_no_more(checkout: Checkout) -> None:

@@ -37,11 +37,11 @@ def test_killed_in_mid_training_it_goes_on_and_ends_with_the_same_bytes(checkout
     before = remove(folder)
     target = f"results/smoke/coders/{CODER}/manifest.json"
     command = [sys.executable, "-m", "snakemake", "--configfile", "config/smoke.yaml", "-c2", target]
-    environment = {**checkout.environment, "BSC_CHECKPOINT_SECONDS": "0"}
+    command += ["--config", "checkpoint_minutes=0"]
     running = subprocess.Popen(
         command,
         cwd=checkout.folder,
-        env=environment,
+        env=checkout.environment,
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

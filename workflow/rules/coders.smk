@@ -26,12 +26,13 @@ rule train:
         mem_mb=grown(8_000),
         runtime=grown(24 * 60),
         gpus=1,
+        **saved(),
     params:
         stage=stage(lambda w: plan.coder(coder_of(w))),
         choice=lambda w, input: ["--choice", *input.choice] if input.choice else [],
     shell:
         "python -m bsc train --spec {params.stage[0]:q} --digest {params.stage[1]:q} --activations {input.index:q}"
-        " {params.choice:q} --output {output:q} --log {log:q}"
+        " {params.choice:q} --checkpoint-minutes {resources.checkpoint_minutes} --output {output:q} --log {log:q}"
 
 
 if plan.config.finetunes:
@@ -68,12 +69,14 @@ if plan.config.finetunes:
             mem_mb=grown(16_000),
             runtime=grown(24 * 60),
             gpus=1,
+            **saved(),
         params:
             stage=stage(lambda w: plan.coder(coder_of(w))),
             others=lambda w, input: ["--others", *input.others] if input.others else [],
         shell:
             "python -m bsc finetune --spec {params.stage[0]:q} --digest {params.stage[1]:q} --model {input.model:q}"
-            " --tokens {input.tokens:q} --coder {input.coder:q} {params.others:q} --output {output:q} --log {log:q}"
+            " --tokens {input.tokens:q} --coder {input.coder:q} {params.others:q}"
+            " --checkpoint-minutes {resources.checkpoint_minutes} --output {output:q} --log {log:q}"
 
 
 if in_cohorts:
@@ -98,6 +101,7 @@ if in_cohorts:
             mem_mb=lambda w, attempt: cohort_megabytes(w) * 2 ** (attempt - 1),
             runtime=grown(24 * 60),
             gpus=plan.config.gpus,
+            **saved(),
         params:
             stage=stage(lambda w: plan.cohort(*cohort_of(w))),
             coders=f"{results}/coders",
@@ -105,4 +109,5 @@ if in_cohorts:
             parallel=plan.config.parallel,
         shell:
             "{params.run} bsc cohort --parallel {params.parallel} --spec {params.stage[0]:q}"
-            " --activations {input.indices:q} --coders {params.coders:q} --output {output:q} --log {log:q}"
+            " --activations {input.indices:q} --coders {params.coders:q}"
+            " --checkpoint-minutes {resources.checkpoint_minutes} --output {output:q} --log {log:q}"

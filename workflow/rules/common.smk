@@ -174,6 +174,11 @@ def reached_by():
     return {"llms": lambda wildcards: json.dumps(plan.llm_settings), "answers": lambda wildcards: plan.answers}
 
 
+def saved():
+    """How often training saves its state: a resource and no parameter, as it changes no coder and must rerun nothing."""
+    return {"checkpoint_minutes": lambda wildcards: f"{plan.config.checkpoint_minutes:g}"}
+
+
 def figure_files():
     """The files of every figure and table that this grid has coders for."""
     drawn = [name for name in FIGURES if plan.figure_coders(name)]

@@ -23,11 +23,12 @@ rule trial:
         mem_mb=grown(8_000),
         runtime=grown(24 * 60),
         gpus=1,
+        **saved(),
     params:
         stage=stage(lambda w: plan.trial(coder_of(w), w.rate)),
     shell:
         "python -m bsc trial --spec {params.stage[0]:q} --activations {input.index:q} --held-out {input.held_out:q}"
-        " --output {output:q} --log {log:q}"
+        " --checkpoint-minutes {resources.checkpoint_minutes} --output {output:q} --log {log:q}"
 
 
 rule choose:
