@@ -23,10 +23,10 @@ rule train:
         "../envs/bsc.yaml"
     threads: 1
     resources:
+        **saved(),
         mem_mb=grown(8_000),
         runtime=grown(24 * 60),
         gpus=1,
-        **saved(),
     params:
         stage=stage(lambda w: plan.coder(coder_of(w))),
         choice=lambda w, input: ["--choice", *input.choice] if input.choice else [],
@@ -66,10 +66,10 @@ if plan.config.finetunes:
             "../envs/bsc.yaml"
         threads: 1
         resources:
+            **saved(),
             mem_mb=grown(16_000),
             runtime=grown(24 * 60),
             gpus=1,
-            **saved(),
         params:
             stage=stage(lambda w: plan.coder(coder_of(w))),
             others=lambda w, input: ["--others", *input.others] if input.others else [],
@@ -98,10 +98,10 @@ if in_cohorts:
             "../envs/bsc.yaml"
         threads: plan.config.gpus
         resources:
+            **saved(),
             mem_mb=lambda w, attempt: cohort_megabytes(w) * 2 ** (attempt - 1),
             runtime=grown(24 * 60),
             gpus=plan.config.gpus,
-            **saved(),
         params:
             stage=stage(lambda w: plan.cohort(*cohort_of(w))),
             coders=f"{results}/coders",

@@ -20,10 +20,10 @@ rule trial:
         "../envs/bsc.yaml"
     threads: 1
     resources:
+        **saved(),
         mem_mb=grown(8_000),
         runtime=grown(24 * 60),
         gpus=1,
-        **saved(),
     params:
         stage=stage(lambda w: plan.trial(coder_of(w), w.rate)),
     shell:
