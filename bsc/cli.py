@@ -4,6 +4,7 @@ Nothing heavy is imported before a stage is chosen, so `bsc --help` answers at o
 """
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -236,10 +237,12 @@ def parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
     top = argparse.ArgumentParser(
         prog="bsc",
-        description="Sparse coders for interpreting language models. The workflow calls one subcommand a stage; "
-        "each can be called by hand just as well.",
+        description="Sparse coders for interpreting language models. From `model` on, a subcommand is a stage of the workflow, "
+        "which can be called by hand just as well: `snakemake -np TARGET` shows the whole command.",
     )
     commands = top.add_subparsers(metavar="COMMAND", required=True)
+    for add in (_add_check, _add_estimate, _add_claims, _add_autointerp, _add_export):
+        add(commands)
     for name, stage in STAGES.items():
         command = _command(commands, name, stage.help)
         command.add_argument("--spec", required=True, metavar="JSON", help=f"what to do: the fields of bsc.stages.{stage.spec}")
@@ -271,17 +274,14 @@ def parser() -> argparse.ArgumentParser:
             )
         command.set_defaults(run=_run_stage, stage=name)
     _add_index(commands)
-    _add_check(commands)
-    _add_claims(commands)
-    _add_estimate(commands)
-    _add_export(commands)
-    _add_autointerp(commands)
     top.set_defaults(log=None)
     return top
 
 
 def _command(commands: Any, name: str, help_text: str) -> argparse.ArgumentParser:
-    made: argparse.ArgumentParser = commands.add_parser(name, help=help_text, description=f"{help_text.capitalize()}.")
+    made: argparse.ArgumentParser = commands.add_parser(
+        name, help=help_text, description=f"{help_text[0].upper()}{help_text[1:]}."
+    )
     return made
 
 
@@ -361,7 +361,9 @@ def _run_stage(arguments: argparse.Namespace) -> None:
     try:
         spec = getattr(bsc.stages, stage.spec).model_validate_json(arguments.spec)
     except ValidationError as error:
-        raise UserError(f"not a {stage.spec}: {error}", where="--spec", fix="copy the rule's shell line whole") from error
+        faults = "; ".join(f"`{'.'.join(map(str, fault['loc']))}`: {fault['msg']}" for fault in error.errors())
+        fix = "copy the command whole from `snakemake -np TARGET`"
+        raise UserError(f"not a {stage.spec}: {faults}", where="--spec", fix=fix) from error
     inputs = {item.parameter or item.flag: getattr(arguments, item.name) for item in stage.inputs}
     if stage.checkpoints:
         inputs["checkpoint_seconds"] = 60 * arguments.checkpoint_minutes
@@ -436,8 +438,12 @@ def _logged(path: Path | None) -> Iterator[None]:
 def _run(chosen: argparse.Namespace) -> int:
     try:
         chosen.run(chosen)
+        sys.stdout.flush()
     except UserError as error:
         print(f"bsc: error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would fail again at exit
         return 1
     return 0
 

@@ -6,6 +6,8 @@ between keys, and raises one UserError that lists all faults with file, line, ke
 
 import difflib
 import functools
+import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -13,7 +15,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from bsc.coders.binarisers import registry
 from bsc.coders.binarisers.registry import REGISTRY, Entry, is_binariser, kind_of
@@ -27,7 +38,15 @@ Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Dtype = Literal["auto", "float32", "bfloat16"]
 Architecture = Literal["sae", "transcoder", "skip-transcoder"]
-Hookpoint = Annotated[str, Field(pattern=r"^layers\.(0|[1-9]\d*)\.mlp$")]
+
+
+def _is_hookpoint(name: str) -> str:
+    if not re.fullmatch(r"layers\.(0|[1-9]\d*)\.mlp", name):
+        raise ValueError(f"`{name}` is no hookpoint: write layers.N.mlp, with N from 0 on; only MLPs are hooked")
+    return name
+
+
+Hookpoint = Annotated[str, AfterValidator(_is_hookpoint)]
 Seed = Annotated[int, Field(ge=0)]
 
 
@@ -177,6 +196,8 @@ def _option(default: Any) -> tuple[Any, Any]:
         return Literal[default], default[0]
     if isinstance(default, registry.Share):
         return Annotated[float, Field(gt=0, lt=1)], float(default)
+    if isinstance(default, registry.Bits):
+        return Annotated[int, Field(gt=0, le=16)], int(default)
     return Annotated[type(default), Field(gt=0)], default
 
 
@@ -231,6 +252,12 @@ class Coders(_Strict):
     k: Annotated[list[Positive], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)] = [1]
 
+    @model_validator(mode="after")
+    def _once_each(self) -> "Coders":
+        for name, values in self:
+            _unique(name, values or [])
+        return self
+
     @field_validator("binarisers")
     @classmethod
     def _known(cls, names: list[str]) -> list[str]:
@@ -281,6 +308,18 @@ class Serve(_Strict):
         return command
 
 
+def _is_variable(name: str) -> str:
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ValueError("name the environment variable that holds the key, and never the key itself")
+    return name
+
+
+def _is_address(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise ValueError("write it with its scheme: http://localhost:8000/v1, https://api.openai.com/v1")
+    return text
+
+
 class Llm(_Strict):
     """A language model that explains and scores: where it is, what it is asked with, and what it may cost.
 
@@ -289,10 +328,10 @@ class Llm(_Strict):
     """
 
     model: str | None = None
-    endpoint: Annotated[str, Field(pattern="^https?://")] | None = None
+    endpoint: Annotated[str, AfterValidator(_is_address)] | None = None
     serve: Serve | None = None
     transformers: str | None = None
-    key: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    key: Annotated[str, AfterValidator(_is_variable)] | None = None
     temperature: Annotated[float, Field(ge=0)] = 0.0
     explanation_tokens: Positive = 200
     answer_tokens: Positive = 64
@@ -461,6 +500,14 @@ class Config(_Strict):
     ablation: Ablation | None = None
     probing: Probing | None = None
     figures: Figures = Figures()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_empty_blocks(cls, raw: Any) -> Any:
+        for key in ("tune", "ablation", "probing"):
+            if isinstance(raw, dict) and key in raw and raw[key] is None:
+                raise ValueError(f"`{key}` has nothing under it: write `{key}: {{}}` for its defaults, or leave it out")
+        return raw
 
     @field_validator("models")
     @classmethod
@@ -689,6 +736,13 @@ def _faults_of_amounts(config: Config) -> Iterator[Fault]:
             ("corpus", "splits", "interpretation"),
             f"{windows} windows are fewer than the {wanted} that explanations and tests need",
         )
+    half = windows // 2
+    if config.autointerp.minimum_windows > half:
+        yield (
+            ("autointerp", "minimum_windows"),
+            f"no latent fires in {config.autointerp.minimum_windows} windows of a half that has {half}: lower it, or have more "
+            "of `corpus.splits.interpretation`",
+        )
     for split in (splits.train, interpretation):
         if config.activations.shard_tokens % split.context:
             yield (
@@ -752,7 +806,7 @@ def _faults_of_settings(config: Config) -> Iterator[Fault]:
         yield ("training", "multi_topk"), f"works with continuous binarisers only, and the grid has `{continuous[0]}`"
 
 
-def _faults_of_llms(config: Config) -> Iterator[Fault]:
+def _faults_of_llms(config: Config, root: Path) -> Iterator[Fault]:
     """Language models that are named and not there, or are there and cannot be used."""
     autointerp = config.autointerp
     named = [(("autointerp", "llms"), name) for name in autointerp.llms]
@@ -760,6 +814,11 @@ def _faults_of_llms(config: Config) -> Iterator[Fault]:
     for at, name in named:
         if name not in config.llms:
             yield at, f"`{name}` is not under `llms`{_nearest(name, config.llms)}"
+            continue
+        folder = config.llms[name].transformers
+        if folder and folder not in config.models and not (root / folder / "config.json").is_file():
+            known = _nearest(folder, config.models)
+            yield ("llms", name, "transformers"), f"`{folder}` is neither under `models` nor a folder with a config.json{known}"
     if repeated := {name for name in autointerp.llms if autointerp.llms.count(name) > 1}:
         yield ("autointerp", "llms"), f"names {', '.join(sorted(repeated))} twice: leave one out"
     if autointerp.judge is not None and not autointerp.llms:
@@ -787,8 +846,14 @@ def _faults_of_files(config: Config, root: Path) -> Iterator[Fault]:
     """What can be known of local files and packages before a job runs: that they are there, and are long enough."""
     for name, model in config.models.items():
         kind, _, rest = model.source.partition(":")
-        if kind == "folder" and not (root / rest / "config.json").is_file():
+        if kind != "folder":
+            continue
+        if not (root / rest / "config.json").is_file():
             yield ("models", name, "source"), f"no model folder at {root / rest} (no config.json in it)"
+            continue
+        for key, there, found in _shapes(model, root / rest / "config.json"):
+            if found != getattr(model, key):
+                yield ("models", name, key), f"the model at {root / rest} has {found} (`{there}` in its config.json)"
     for block, text in (("corpus", config.corpus), ("probing", config.probing)):
         for package in (text and text.packages) or []:
             try:
@@ -811,15 +876,35 @@ def _faults_of_files(config: Config, root: Path) -> Iterator[Fault]:
         )
 
 
+def _shapes(model: Model, file: Path) -> Iterator[tuple[str, str, Any]]:
+    """What a model folder's config.json says, if it can be read: a key of ours, its name there, and its value."""
+    try:
+        said = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return  # `bsc model` says what is wrong with it
+    for key, there in (("width", "hidden_size"), ("layers", "num_hidden_layers")):
+        yield key, there, said.get(there, getattr(model, key)) if isinstance(said, dict) else getattr(model, key)
+
+
+_NUMBER = "constrained-float"
+"""What pydantic calls a learning rate that is one number, beside the mapping that it may be."""
+
+
 def _faults_of_schema(error: ValidationError, model: type[BaseModel]) -> Iterator[Fault]:
     for fault in error.errors():
-        location = tuple(part for part in fault["loc"])
+        if fault["loc"][-1:] == (_NUMBER,) and isinstance(fault["input"], dict):
+            continue  # of a number or a mapping, the mapping was meant
+        location = tuple(part for part in fault["loc"] if part not in (_NUMBER, "[key]") and not str(part).startswith("dict["))
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             known = _known_keys(model, location[:-1])
             message = f"unknown key{_nearest(location[-1], known)}; known here: {', '.join(sorted(known))}"
         elif fault["type"] == "missing":
             message = "this key is needed and is not there"
+        elif fault["type"] == "literal_error":
+            message += _nearest(fault["input"], re.findall(r"'([^']+)'", fault["ctx"]["expected"]))
+        elif fault["type"] in ("int_parsing", "float_parsing"):
+            message += f": YAML reads `{fault['input']}` as text; write a number, as 400000 or 4.0e+5"
         yield location, message
 
 
@@ -837,18 +922,25 @@ def _known_keys(model: Any, location: tuple[str | int, ...]) -> list[str]:
 
 
 class _Lines:
-    """Which line of which file each key stands on; refuses a key that stands twice."""
+    """Which line of which file each key stands on; refuses a key that stands twice. read: what each file says."""
 
     def __init__(self, files: list[Path]) -> None:
         self.lines: dict[tuple[str | int, ...], tuple[Path, int]] = {}
         self.files = files
+        self.read: list[dict[str, Any]] = []
         for file in files:
             try:
-                node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+                text = file.read_text(encoding="utf-8")
+                node, content = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
             except FileNotFoundError as error:
                 raise UserError("no such config file", where=str(file)) from error
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"not a text file: {error}", where=str(file), fix="name a YAML file in UTF-8") from error
             except yaml.YAMLError as error:
                 raise UserError(f"not valid YAML: {error}", where=str(file), fix="mend the syntax") from error
+            if not isinstance(content, dict | None):
+                raise UserError("not a mapping of keys", where=str(file), fix="begin lines with `key:`; see config/config.yaml")
+            self.read.append(content or {})
             if node is not None:
                 self._walk(file, node, ())
 
@@ -892,8 +984,8 @@ def load(files: list[Path], merged: Mapping[str, Any] | None = None, *, root: Pa
     lines = _Lines(files)
     raw: Any = dict(merged) if merged is not None else {}
     if merged is None:
-        for file in files:
-            _update(raw, yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+        for content in lines.read:
+            _update(raw, content)
     faults: list[Fault]
     try:
         config = Config.model_validate(raw)
@@ -903,7 +995,7 @@ def load(files: list[Path], merged: Mapping[str, Any] | None = None, *, root: Pa
         faults = [*_faults_of_settings(config), *_faults_of_grid(config), *_faults_of_amounts(config)]
         faults += [] if faults else [*_faults_of_finetuning(config), *_faults_of_finetuned(config)]
         faults += [*_faults_of_ablation(config), *_faults_of_probing(config, root or Path.cwd())]
-        faults += [*_faults_of_llms(config), *_faults_of_embedding(config, root or Path.cwd())]
+        faults += [*_faults_of_llms(config, root or Path.cwd()), *_faults_of_embedding(config, root or Path.cwd())]
         faults += _faults_of_files(config, root or Path.cwd())
         if not faults:
             return config

@@ -1,11 +1,18 @@
 """Which device a stage computes on, and in which precision its products are fast there."""
 
+import fcntl
+import functools
 import os
-from typing import TYPE_CHECKING, NamedTuple
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import torch
 
+_HELD: list[IO[str]] = []
+"""Locks of this process: closing one would give it up."""
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
@@ -33,12 +40,46 @@ def enter_device() -> None:
 
 
 def device() -> "torch.device":
-    """The GPU if this process sees one, else the CPU. Of several GPUs, its own among the processes that torchrun started."""
+    """The GPU if this process sees one, else the CPU. Of several GPUs, one that no other process of this user's has taken."""
     import torch
 
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", place().here)
+    return torch.device("cuda", _gpu()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+@functools.cache
+def _gpu() -> int:
+    """The number of this process's GPU, which from now on is the current one of its first thread."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if count == 1:
+        return 0
+    names = [str(torch.cuda.get_device_properties(number).uuid) for number in range(count)]
+    taken = take(names, Path(tempfile.gettempdir(), f"bsc-gpus-{os.getuid()}"))
+    number = place().here % count if taken is None else taken
+    torch.cuda.set_device(number)
+    return number
+
+
+def take(names: Sequence[str], folder: Path) -> int | None:
+    """Take the first of `names` that no process has taken, until this one ends, by a lock in `folder`.
+
+    Returns its number; None where all are taken, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for number, name in enumerate(names):
+            file = (folder / name).open("w")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                continue
+            _HELD.append(file)
+            return number
+    except OSError:
+        pass
+    return None
 
 
 def keep_freed_memory() -> None:

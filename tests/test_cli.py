@@ -29,6 +29,36 @@ def test_help_answers_within_half_a_second_and_names_every_stage() -> None:
     assert min(times) < 0.5
 
 
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m bsc estimate config/paper.yaml | head -n 1; test ${{PIPESTATUS[0]}} -le 1"
+    finished = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert finished.returncode == 0
+    assert finished.stderr == ""
+
+
+def test_a_check_tells_the_keys_that_are_not_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    more = tmp_path / "llm.yaml"
+    more.write_text("llms: {gpt: {model: m, endpoint: 'http://h/v1', key: A_KEY}}\nautointerp: {llms: [gpt]}\n")
+    check = ["check", str(ROOT / "config" / "smoke.yaml"), str(more)]
+    monkeypatch.delenv("A_KEY", raising=False)
+    assert main(check) == 0
+    said = capsys.readouterr().out
+    assert "`llms.gpt.key`: A_KEY is not set here" in said
+    assert "prompts" in said
+    monkeypatch.setenv("A_KEY", "sk-secret")
+    assert main(check) == 0
+    said = capsys.readouterr().out
+    assert "not set here" not in said
+    assert "sk-secret" not in said
+
+
+def test_a_check_refuses_what_a_run_refuses(tmp_path: Path, capsys) -> None:
+    more = tmp_path / "disk.yaml"
+    more.write_text("disk_gb: 0.01\n")
+    assert main(["check", str(ROOT / "config" / "smoke.yaml"), str(more)]) == 1
+    assert "`disk_gb` allows 0.01 GB" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("module", ["bsc.cli", "bsc.config", "bsc.stages", "bsc.check", "bsc.activations.disk"])
 def test_what_the_dag_imports_is_free_of_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"

@@ -1,5 +1,6 @@
 """The config: every fault is found before a job runs, and the error names file, line, key and a way out."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,22 @@ TUNED = {"tokens": 2048, "warmup_steps": 1}
 FINETUNED = {"binarisers": {"topk.e2e": {"finetune": TUNED}}}
 
 FAULTS = [
+    ({"autointerp__minimum_windows": 5000}, "autointerp.minimum_windows", "no latent fires in 5000 windows"),
+    ({"training__tokens": "4e5"}, "training.tokens", "YAML reads `4e5` as text"),
+    ({"autointerp__controls": ["shufled"]}, "autointerp.controls.0", "did you mean `shuffled`?"),
+    ({"coders__0__seeds": [1, 1]}, "coders.0", "`seeds` names 1 twice"),
+    ({"binarisers": {"nbit": {"bits": 17}}}, "binarisers.nbit.bits", "less than or equal to 16"),
+    (
+        {"binarisers": {"topk": {"learning_rate": {"skip_transcoder": 0.1}}}},
+        "binarisers.topk.learning_rate.skip_transcoder",
+        "did you mean `skip-transcoder`?",
+    ),
+    (
+        {"llms": {"own": {"transformers": "nowhere"}}, "autointerp__llms": ["own"]},
+        "llms.own.transformers",
+        "`nowhere` is neither under `models` nor a folder",
+    ),
+    ({f"{MODEL}__hookpoints": ["layer.0.mlp"]}, f"{MODEL}.hookpoints.0".replace("__", "."), "write layers.N.mlp"),
     ({"ablation": {"sequences": 9}}, "ablation.sequences", "evaluation split has 8 contexts"),
     ({"ablation": {"sequences": 8}, "autointerp__scorers": ["detection"]}, "ablation.scorer", "not among `autointerp.scorers`"),
     ({"ablation": {"sequences": 8, "bins": 1}}, "ablation.bins", "2"),
@@ -162,8 +179,8 @@ FAULTS = [
     ({"llms": {"a": {"model": "m"}}}, "llms.a", "exactly one of"),
     ({"llms": {"a": {"endpoint": "http://h/v1"}}}, "llms.a", "needs `model`"),
     ({"llms": {"a": {"model": "m", "endpoint": "https://me:secret@h/v1"}}}, "llms.a", "no password"),
-    ({"llms": {"a": {"model": "m", "endpoint": "h:80"}}}, "llms.a.endpoint", "pattern"),
-    ({"llms": {"a": {"model": "m", "endpoint": "http://h/v1", "key": "sk-123"}}}, "llms.a.key", "pattern"),
+    ({"llms": {"a": {"model": "m", "endpoint": "h:80"}}}, "llms.a.endpoint", "with its scheme"),
+    ({"llms": {"a": {"model": "m", "endpoint": "http://h/v1", "key": "sk-123"}}}, "llms.a.key", "never the key itself"),
     ({"llms": {"a": {"model": "m", "endpoint": "http://h/v1", "budget": 2}}}, "llms.a", "needs `prices`"),
     ({"llms": {"a": {"model": "m", "serve": {"command": "vllm serve"}}}}, "llms.a.serve.command", "needs `{port}`"),
     ({"llms": {"a": {"model": "m", "endpont": "http://h/v1"}}}, "llms.a.endpont", "did you mean `endpoint`"),
@@ -232,6 +249,47 @@ def test_files_that_cannot_hold_the_tokens_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path, corpus__source="files", corpus__files=["missing.txt"], corpus__packages=None)
     with pytest.raises(UserError, match=r"no file matches `missing.txt`"):
         load([path], root=tmp_path)
+
+
+@pytest.mark.parametrize("block", ["ablation", "probing", "tune"])
+def test_a_block_with_nothing_under_it_is_not_taken_for_one_that_is_not_there(tmp_path: Path, block: str) -> None:
+    path = write(tmp_path)
+    path.write_text(f"{path.read_text()}{block}:\n")
+    with pytest.raises(UserError, match=f"write `{block}: {{}}` for its defaults, or leave it out"):
+        load([path])
+
+
+def test_a_model_folder_of_other_sizes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"hidden_size": 7, "num_hidden_layers": 30}')
+    local = {"source": "folder:model", "width": 576, "layers": 30, "hookpoints": ["layers.0.mlp"]}
+    with pytest.raises(UserError) as error:
+        load([write(tmp_path, models={"local": local})], root=tmp_path)
+    assert "`models.local.width`: the model at" in str(error.value)
+    assert "has 7 (`hidden_size` in its config.json)" in str(error.value)
+    assert "models.local.layers" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"- a\n", "not a mapping of keys"), (b"\xff\xfe", "not a text file"), (None, "not a text file")]
+)
+def test_files_that_are_no_config_are_refused_by_name(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "config.yaml"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        load([path])
+    assert error.value.where == str(path)
+
+
+def test_a_file_is_read_once_so_that_it_may_be_a_pipe(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"evaluation: {sequences: 2}")
+    os.close(writing)
+    assert load([write(tmp_path), Path(f"/dev/fd/{reading}")]).evaluation.sequences == 2
+    os.close(reading)
 
 
 def test_files_are_found_by_absolute_patterns_too(tmp_path: Path) -> None:

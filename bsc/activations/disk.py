@@ -67,11 +67,8 @@ def describe_disk(config: Config) -> str:
     return f"disk: about {_gigabytes(sum(sizes.values()))} of {config.disk_gb:g} GB allowed (`disk_gb`): {listed}"
 
 
-def check_disk(config: Config, results: Path) -> str:
-    """The estimate in one line; what is in `results` already counts as written.
-
-    Raises UserError when the estimate exceeds `disk_gb`, or what is still to be written exceeds the space left on the disk.
-    """
+def check_allowed(config: Config) -> str:
+    """The estimate in one line. Raises UserError when it exceeds `disk_gb`."""
     wanted, text = sum(estimate(config).values()), describe_disk(config)
     if wanted > config.disk_gb * 1e9:
         raise UserError(
@@ -79,7 +76,16 @@ def check_disk(config: Config, results: Path) -> str:
             where="disk_gb",
             fix=f"raise `disk_gb`, or lower `corpus.splits` or the number of coders\n  {text}",
         )
-    missing = max(0, wanted - _written(results))
+    return text
+
+
+def check_disk(config: Config, results: Path) -> str:
+    """The estimate in one line; what is in `results` already counts as written.
+
+    Raises UserError when the estimate exceeds `disk_gb`, or what is still to be written exceeds the space left on the disk.
+    """
+    text = check_allowed(config)
+    missing = max(0, sum(estimate(config).values()) - _written(results))
     free = shutil.disk_usage(_existing(results)).free
     if missing > free:
         raise UserError(

@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bsc.coders.binarisers.registry import kind_of
+from bsc.coders.binarisers.registry import REGISTRY, kind_of
 from bsc.paths import CoderId
 
-CONTINUOUS = ("topk", "groupmax")
-BINARY = ("binary-topk", "binary-topk-exact", "binary-groupmax", "gumbel", "reinmax", "binary-threshold")
+CONTINUOUS = tuple(name for name, entry in REGISTRY.items() if entry.continuous and not entry.between)
+BINARY = tuple(name for name, entry in REGISTRY.items() if not entry.continuous and not entry.between)
 """In the order in which they stand for their kind where a figure shows one."""
-BETWEEN = ("nbit", "hybrid")
+BETWEEN = tuple(name for name, entry in REGISTRY.items() if entry.between)
 
 Need = Literal["evaluation", "references", "scores", "latents", "explanations", "choice", "training", "ablation", "probing"]
 

@@ -60,7 +60,8 @@ def mark(binariser: str, style: Mapping[str, Any]) -> Mark:
     """
     place = style["places"][binariser] if binariser in style.get("places", {}) else list(REGISTRY).index(binariser)
     palette = style.get("palette") or PALETTE
-    return Mark(palette[place % len(palette)], MARKERS[place % len(MARKERS)], REGISTRY[binariser].continuous)
+    marker = MARKERS[(place + place // len(MARKERS)) % len(MARKERS)]  # after the last colour, the first with another marker
+    return Mark(palette[place % len(palette)], marker, REGISTRY[binariser].continuous)
 
 
 @contextmanager

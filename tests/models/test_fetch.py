@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub.constants import HF_HUB_CACHE
 from tiny_llama import LAYERS, VOCABULARY, WIDTH, save_gguf, save_wheel
-from transformers import LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from bsc.errors import UserError
 from bsc.io import read_json, read_manifest, sha256
@@ -49,6 +49,22 @@ def test_a_later_edit_of_the_source_changes_nothing(source: Path, tmp_path: Path
 def test_files_can_be_read_by_others(source: Path, tmp_path: Path) -> None:
     fetch_model(spec(f"folder:{source}"), tmp_path / "out")
     assert all(stat.S_IMODE(path.stat().st_mode) & 0o044 for path in (tmp_path / "out").iterdir())
+
+
+def test_a_model_that_cannot_be_hooked_is_refused_at_once(source: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    GPT2LMHeadModel(GPT2Config(n_embd=WIDTH, n_layer=LAYERS, n_head=2, vocab_size=32)).save_pretrained(folder)
+    shutil.copy(source / "tokenizer.json", folder)
+    with pytest.raises(UserError, match=r"GPT2LMHeadModel has no `model\.layers`") as error:
+        fetch_model(spec(f"folder:{folder}"), tmp_path / "out")
+    assert error.value.where == f"folder:{folder}"
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_model_without_a_tokenizer_is_refused_at_once(source: Path, tmp_path: Path) -> None:
+    shutil.copytree(source, tmp_path / "in", ignore=shutil.ignore_patterns("tokenizer*"))
+    with pytest.raises(UserError, match="tokenizer"):
+        fetch_model(spec(f"folder:{tmp_path}/in"), tmp_path / "out")
 
 
 @pytest.mark.parametrize(("key", "name"), [("width", "hidden_size"), ("layers", "num_hidden_layers")])

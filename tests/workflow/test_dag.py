@@ -84,6 +84,12 @@ def test_a_run_that_would_not_fit_is_refused_before_any_job(fresh: Callable[[], 
     assert not (made.folder / "results" / "smoke" / "models").exists()
 
 
+def test_a_figure_that_has_nothing_to_show_is_refused_before_any_job(fresh: Callable[[], Checkout]) -> None:
+    finished = fresh().snakemake("--dry-run", "results/smoke/figures/fig18.pdf")
+    assert finished.returncode != 0
+    assert "`fig18` has nothing to show: it needs" in finished.stdout + finished.stderr
+
+
 def test_packages_are_checked_before_any_job(fresh: Callable[[], Checkout]) -> None:
     made = fresh()
     made.edit("config/smoke.yaml", "[snakemake, submitit]", "[snakemake, no-such-package]")

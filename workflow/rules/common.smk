@@ -12,6 +12,7 @@ from snakemake.exceptions import WorkflowError
 
 from bsc import config as bsc_config, paths
 from bsc.activations.disk import check_disk, coder_bytes, is_streamed, stored_splits
+from bsc.check import unset_keys
 from bsc.errors import UserError
 from bsc.figures.registry import FIGURES
 from bsc.io import read_manifest
@@ -41,7 +42,7 @@ onstart:
     gc.freeze()
     gc.enable()
     try:
-        print(check_disk(plan.config, Path(results)), file=sys.stderr)
+        print(check_disk(plan.config, Path(results)), *unset_keys(plan.config, os.environ), sep="\n", file=sys.stderr)
     except UserError as error:
         raise WorkflowError(str(error)) from None
 
@@ -186,7 +187,9 @@ def figure_files():
 
 
 def figure_inputs(figure):
-    """The results that a figure reads."""
+    """The results that a figure reads. Raises WorkflowError when this config has nothing for it."""
+    if not plan.figure_coders(figure):
+        raise WorkflowError(f"`{figure}` has nothing to show: it needs {FIGURES[figure].lacks}")
     coders, needs = plan.figure_coders(figure), FIGURES[figure].needs
     everything = coders + (plan.joint_coders if FIGURES[figure].joint else [])
     hookpoints = sorted({(coder.model, coder.hookpoint) for coder in everything})

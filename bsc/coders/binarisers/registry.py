@@ -21,6 +21,10 @@ class Share(float):
     """The default of an option that lies between 0 and 1, both left out."""
 
 
+class Bits(int):
+    """The default of an option that is a number of bits, 1 to 16."""
+
+
 Option = float | int | tuple[str, ...]
 
 
@@ -28,13 +32,15 @@ Option = float | int | tuple[str, ...]
 class Entry:
     """What is known of a binariser without importing it.
 
-    continuous: all its values are real numbers, not 0 or 1. grouped: it takes one latent from each of k groups of M/k.
+    continuous: all its values are real numbers, not 0 or 1. between: it lies between binary and continuous, and figures and
+    comparisons that set one against the other count it as neither. grouped: it takes one latent from each of k groups of M/k.
     ranked: it selects the latents that come first by a score, so that a bias of that score changes which. smallest_k: of k.
     """
 
     code: str
     label: str
     continuous: bool = False
+    between: bool = False
     grouped: bool = False
     ranked: bool = True
     smallest_k: int = 1
@@ -80,8 +86,8 @@ REGISTRY = Registry(
         "binary-groupmax": Entry("binary_groupmax:BinaryGroupMax", "Binary GroupMax", grouped=True, options=_BINARY),
         "gumbel": Entry("gumbel:Gumbel", "Gumbel", grouped=True, ranked=False, options={"tau": 0.5}),
         "reinmax": Entry("reinmax:ReinMax", "ReinMax", grouped=True, ranked=False, options={"tau": 1.1}),
-        "nbit": Entry("nbit:NBit", "n-bit", continuous=True, options={"bits": 2}),
-        "hybrid": Entry("hybrid:Hybrid", "Hybrid", smallest_k=2, options={"continuous": Share(0.5), **_BINARY}),
+        "nbit": Entry("nbit:NBit", "n-bit", continuous=True, between=True, options={"bits": Bits(2)}),
+        "hybrid": Entry("hybrid:Hybrid", "Hybrid", between=True, smallest_k=2, options={"continuous": Share(0.5), **_BINARY}),
     }
 )
 
