@@ -42,7 +42,9 @@ onstart:
     gc.freeze()
     gc.enable()
     try:
-        print(check_disk(plan.config, Path(results)), *unset_keys(plan.config, os.environ), sep="\n", file=sys.stderr)
+        print(
+            check_disk(plan.config, Path(results)), *unset_keys(plan.config, os.environ), sep="\n", file=sys.stderr
+        )
     except UserError as error:
         raise WorkflowError(str(error)) from None
 
