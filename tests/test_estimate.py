@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from bsc.activations.disk import is_streamed, stored_splits
+from bsc.activations.disk import WINDOW_BYTES, is_streamed, stored_splits
 from bsc.cli import main
 from bsc.coders.binarisers.registry import REGISTRY
 from bsc.config import Config, load
-from bsc.estimate.jobs import WINDOW_BYTES, Jobs, Row
+from bsc.estimate.jobs import Jobs, Row
 from bsc.estimate.machines import MACHINES, Machine, Phase, find_machine
 from bsc.estimate.report import report
 from bsc.estimate.work import encode, forward, held_memory, parameters, step

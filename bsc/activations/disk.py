@@ -19,6 +19,8 @@ STREAMED_SPLIT = "train"
 """The split whose activations need not be stored."""
 VOCABULARY = 50_000
 FLOAT32, BFLOAT16, INT32, INT64 = 4, 2, 4, 8
+WINDOW_BYTES = 4 << 30
+"""Activations of a hookpoint that training shuffles together (`bsc.training.batches`); at least one shard."""
 CHECKPOINTS, ADAM_STATES = 2, 3
 
 
@@ -94,6 +96,12 @@ def check_disk(config: Config, results: Path) -> str:
             fix=f"free some space, or point `results` at another disk\n  {text}",
         )
     return f"{text}; {_gigabytes(missing)} to be written, {_gigabytes(free)} left"
+
+
+def window_bytes(config: Config, name: str) -> int:
+    """Of the activations of a hookpoint that training shuffles together, and streaming keeps: all, if they are no more."""
+    row, plan = 2 * BFLOAT16 * config.models[name].width, Plan(config)
+    return row * min(plan.rows("train"), max(config.activations.shard_tokens, WINDOW_BYTES // row))
 
 
 def _model(model: Model) -> int:

@@ -6,7 +6,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import cast
 
-from bsc.activations.disk import BFLOAT16, FLOAT32, INT32, INT64, STREAMED_SPLIT, VOCABULARY, is_streamed, stored_splits
+from bsc.activations.disk import (
+    BFLOAT16,
+    FLOAT32,
+    INT32,
+    INT64,
+    STREAMED_SPLIT,
+    VOCABULARY,
+    is_streamed,
+    stored_splits,
+    window_bytes,
+)
 from bsc.config import Config, Model
 from bsc.estimate.machines import ANSWERED, EXPLAINED, PACKED, READ, SORTED, START, START_WITH_TORCH, TOKENISED, Machine, Phase
 from bsc.estimate.work import decode, encode, forward, held_memory, model_parameters, parameters, step, step_memory
@@ -19,8 +29,6 @@ PROGRAM = 600_000_000
 """Bytes of a job before it holds anything (measured: Python with torch and transformers)."""
 EMBEDDER, EMBEDDED = 10_600_000, 384
 """Weights in the layers of a MiniLM with six, and the width of its embeddings."""
-WINDOW_BYTES = 4 << 30
-"""Activations that training shuffles together (`bsc.training.batches`); at least one shard."""
 CHUNK_TOKENS = 256
 """Tokens whose logits are there at a time in finetuning (`bsc.finetuning.divergence`)."""
 KEPT_WIDTHS, HEAD_WIDTH = 13, 64
@@ -256,7 +264,7 @@ class Jobs:
         dealt = [specs] if parts > 1 else list(filter(None, shares(specs, ranks)))
         sides = 1 if all(spec.architecture == "sae" for spec in specs) else 2
         row = BFLOAT16 * specs[0].width
-        rows = min(self.plan.rows("train"), max(self.config.activations.shard_tokens, WINDOW_BYTES // (2 * row)))
+        rows = window_bytes(self.config, coders[0].model) // (2 * row)
         steps = specs[0].tokens // specs[0].batch_tokens
         drawn = rows if rows == self.plan.rows("train") else steps * specs[0].batch_tokens
         stepped = (

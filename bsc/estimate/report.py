@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from bsc.activations.disk import BFLOAT16, describe_disk
+from bsc.activations.disk import BFLOAT16, WINDOW_BYTES, describe_disk
 from bsc.config import Config, load
 from bsc.errors import UserError
-from bsc.estimate.jobs import WINDOW_BYTES, Jobs, Row
+from bsc.estimate.jobs import Jobs, Row
 from bsc.estimate.machines import Machine
 
 _HEADER = ("rule", "jobs", "in all", "longest", "memory", "GPU memory")

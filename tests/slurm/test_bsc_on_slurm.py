@@ -62,6 +62,23 @@ def test_every_stage_through_the_profile(made: Checkout, cluster: Cluster) -> No
     assert "Nothing to be done" in local.stdout + local.stderr
 
 
+def test_a_cohort_on_two_gpus_writes_the_bits_of_jobs_on_one(made: Checkout, cluster: Cluster) -> None:
+    """Through torchrun: a rank a GPU, each with a coder of its own."""
+    results, keys = made.folder / "results" / "smoke", "\ncohort: 2\ngpus: 2\n"
+    coders = [CODER, CODER.replace("gumbel", "topk")]
+    files = [results / coder / "coder.safetensors" for coder in coders]
+    alone = [file.read_bytes() for file in files]
+    for file in files:
+        for path in file.parent.iterdir():
+            path.unlink()
+    made.edit("config/smoke.yaml", "\nactivations:\n", f"{keys}\nactivations:\n")
+    finish(start(made, cluster, *(str(file.relative_to(made.folder)) for file in files)), cluster)
+    assert [file.read_bytes() for file in files] == alone
+    logs = sorted(path.name for path in (results / "logs" / "cohorts").rglob("*.log"))
+    assert [name for name in logs if name.endswith(".1.log")], f"no second rank wrote a log: {logs}"
+    made.edit("config/smoke.yaml", keys, "")
+
+
 def test_a_preempted_coder_is_bit_for_bit_the_one_that_was_not(made: Checkout, cluster: Cluster) -> None:
     made.edit("config/smoke.yaml", "tokens: 10240", "tokens: 1024000")
     folder = made.folder / "results" / "smoke" / CODER

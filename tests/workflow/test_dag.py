@@ -54,6 +54,19 @@ def test_jobs_find_the_python_of_snakemake_without_an_activated_environment(
     assert Path((checkout.folder / "which").read_text().strip()).parent == Path(sys.executable).parent
 
 
+@pytest.mark.parametrize(("more", "said"), [([], "limiter: None"), (["--max-jobs-per-timespan", "5/1s"], "limiter: <")])
+def test_snakemake_looks_at_the_dag_when_something_has_happened(
+    fresh: Callable[[], Checkout], more: list[str], said: str
+) -> None:
+    """And not once more a second, for ever, for each job that has ended; a limit that is asked for is kept."""
+    made = fresh()
+    told = "onsuccess:\n    print('limiter:', workflow.scheduler.job_rate_limiter)\n\n\nrule all:"
+    made.edit("Snakefile", "rule all:", f"rule none:\n    output: 'none'\n    shell: 'touch {{output}}'\n\n\n{told}")
+    finished = made.snakemake("none", *more)
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    assert said in finished.stdout + finished.stderr
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(workflow.basedir)))
 from snakemake.exceptions import WorkflowError
 
 from bsc import config as bsc_config, paths
-from bsc.activations.disk import check_disk, coder_bytes, is_streamed, stored_splits
+from bsc.activations.disk import check_disk, coder_bytes, is_streamed, stored_splits, window_bytes
 from bsc.check import unset_keys
 from bsc.errors import UserError
 from bsc.figures.registry import FIGURES
@@ -41,6 +41,11 @@ wildcard_constraints:
 onstart:
     gc.freeze()
     gc.enable()
+    # Up to 100 jobs a second, Snakemake's default, is no limit here, and to heed it costs a timer at each look at the DAG that sets off
+    # the next look and timer a second later, for ever (9.27): after 200 jobs, a third of a core.
+    limit = workflow.scheduling_settings.max_jobs_per_timespan
+    if limit and (limit.max_jobs, limit.timespan) == (100, 1):
+        workflow.scheduler.job_rate_limiter = None
     try:
         print(
             check_disk(plan.config, Path(results)), *unset_keys(plan.config, os.environ), sep="\n", file=sys.stderr
@@ -109,7 +114,7 @@ def cohort_hookpoints(wildcards):
 def cohort_megabytes(wildcards):
     """What the ranks of a cohort hold: each itself and a buffer for each hookpoint; all coders, or each its own, with optimisers."""
     coders = 4 * len(plan.cohorts[cohort_of(wildcards)]) * coder_bytes(plan.config, wildcards.model) // 10**6
-    held = 3_500 + 4_500 * len(cohort_hookpoints(wildcards))
+    held = 3_500 + (200 + window_bytes(plan.config, wildcards.model) // 10**6) * len(cohort_hookpoints(wildcards))
     if plan.config.parallel == "batches":
         return plan.config.gpus * (held + coders)
     return plan.config.gpus * held + coders
@@ -179,7 +184,7 @@ def reached_by():
 
 def saved():
     """How often training saves its state: a resource and no parameter, as it changes no coder and must rerun nothing."""
-    return {"checkpoint_minutes": lambda wildcards: f"{plan.config.checkpoint_minutes:g}"}
+    return {"checkpoint_minutes": f"{plan.config.checkpoint_minutes:g}"}
 
 
 def figure_files():
