@@ -1,29 +1,77 @@
-"""What the documentation quotes of a command's output is what the command says."""
+"""What the documentation quotes of a command's output, of rules and of checks is what they say."""
 
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from bsc.activations.disk import describe_disk
+from bsc.config import load
+from bsc.estimate.jobs import Jobs
 from bsc.estimate.machines import MACHINES
 from bsc.estimate.report import report
 
 ROOT = Path(__file__).parent.parent
-PAPER = ROOT / "config" / "paper.yaml"
+PAPER, SMALL = (ROOT / "config" / f"{name}.yaml" for name in ("paper", "small"))
 
 
-def blocks(page: str, opening: str) -> list[str]:
+def page(name: str) -> str:
+    """The text of a page of docs/."""
+    return (ROOT / "docs" / name).read_text()
+
+
+def blocks(name: str, opening: str) -> list[str]:
     """The code blocks of a page of docs/ whose text begins so."""
-    found = re.findall(r"^```\w*\n(.*?)^```$", (ROOT / "docs" / page).read_text(), re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```\w*\n(.*?)^```$", page(name), re.MULTILINE | re.DOTALL)
     return [block for block in found if block.startswith(opening)]
 
 
-@pytest.mark.parametrize(("place", "smaller"), [(0, False), (1, True)])
-def test_estimates_of_the_papers_grid(place: int, smaller: bool, tmp_path: Path) -> None:
-    small = tmp_path / "small.yaml"
-    (text,) = blocks("cluster.md", "corpus:")
-    small.write_text(text)
-    said = report([PAPER, small] if smaller else [PAPER], MACHINES["h100"])
+@pytest.mark.parametrize(("place", "files"), [(0, [PAPER]), (1, [PAPER, SMALL])])
+def test_estimates_of_the_papers_grid(place: int, files: list[Path]) -> None:
+    said = report(files, MACHINES["h100"])
     _, table, totals = said.split("\n\n")
     quoted = "\n\n".join([table, "\n".join(totals.splitlines()[:2])]) + "\n"
     assert blocks("cluster.md", "rule ")[place] == quoted
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "cohort"),
+    [
+        ("stored, one by one", "store", 1),
+        ("stored, cohorts of 9", "store", 9),
+        ("streamed, one by one", "stream", 1),
+        ("streamed, cohorts of 4", "stream", 4),
+        ("streamed, cohorts of 9", "stream", 9),
+        ("streamed, cohorts of 36", "stream", 36),
+    ],
+)
+def test_ways_to_train_the_papers_grid(name: str, mode: str, cohort: int, tmp_path: Path) -> None:
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(yaml.safe_dump({"activations": {"mode": mode}, "cohort": cohort, "disk_gb": 1_000_000}))
+    config = load([PAPER, changed])
+    jobs = Jobs(config, MACHINES["h100"])
+    rows = {row.rule: row for row in jobs.rows()}
+    training = rows["cohort" if config.in_cohorts else "train"]
+    hours = [seconds / 3600 for seconds in (training.seconds, training.longest, jobs.wall_seconds(64))]
+    (gigabytes,) = re.findall(r"about ([\d,.]+) GB", describe_disk(config))
+    disk = float(gigabytes.replace(",", "")) / 1000
+    cells = (
+        name,
+        f"{hours[0]:,.0f}",
+        f"{training.jobs}",
+        f"{hours[1]:.0f} h",
+        f"{hours[2]:.0f} h",
+        f"{max(row.device for row in rows.values()) / 1e9:.0f} GB",
+        f"{disk:.{1 if disk > 10 else 2}f} TB",
+    )
+    assert f"| {' | '.join(cells)} |" in page("scale.md")
+
+
+def test_rules_that_ask_for_a_day() -> None:
+    text = "\n".join(path.read_text() for path in sorted((ROOT / "workflow" / "rules").glob("*.smk")))
+    rules = re.split(r"^ *(?=(?:use )?rule\b)", text, flags=re.MULTILINE)[1:]
+    names = {match[1] for rule in rules if "grown(24 * 60)" in rule and (match := re.match(r"rule (\w+):", rule))}
+    names |= {match[2] for match in re.finditer(r"use rule (\w+) as (\w+) with", text) if match[1] in names}
+    (said,) = re.findall(r"It is 24 hours for (.*?), and 4 hours", " ".join(page("cluster.md").split()))
+    assert set(re.findall(r"`(\w+)`", said)) == names
