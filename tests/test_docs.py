@@ -75,3 +75,11 @@ def test_rules_that_ask_for_a_day() -> None:
     names |= {match[2] for match in re.finditer(r"use rule (\w+) as (\w+) with", text) if match[1] in names}
     (said,) = re.findall(r"It is 24 hours for (.*?), and 4 hours", " ".join(page("cluster.md").split()))
     assert set(re.findall(r"`(\w+)`", said)) == names
+
+
+def test_the_sweep_of_a_config_with_cohorts(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(# sweep.yaml\n.*?)```", (ROOT / "config" / "README.md").read_text(), re.DOTALL)
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(text)
+    config = load([PAPER, sweep])
+    assert {coder.binariser for coder in config.coder_ids if not config.tuned(coder)} == {"gumbel"}
