@@ -7,13 +7,14 @@ import pytest
 import yaml
 
 from bsc.activations.disk import describe_disk
+from bsc.autointerp.estimate import report as asked
 from bsc.config import load
 from bsc.estimate.jobs import Jobs
 from bsc.estimate.machines import MACHINES
 from bsc.estimate.report import report
 
 ROOT = Path(__file__).parent.parent
-PAPER, SMALL = (ROOT / "config" / f"{name}.yaml" for name in ("paper", "small"))
+DEMO, PAPER, SMALL = (ROOT / "config" / f"{name}.yaml" for name in ("config", "paper", "small"))
 
 
 def page(name: str) -> str:
@@ -83,3 +84,18 @@ def test_the_sweep_of_a_config_with_cohorts(tmp_path: Path) -> None:
     sweep.write_text(text)
     config = load([PAPER, sweep])
     assert {coder.binariser for coder in config.coder_ids if not config.tuned(coder)} == {"gumbel"}
+
+
+def test_what_the_readmes_language_model_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    readme = (ROOT / "README.md").read_text()
+    (text,) = re.findall(r"```yaml\n(llms:.*?)```", readme, re.DOTALL)
+    named, all_latents = tmp_path / "named.yaml", tmp_path / "all.yaml"
+    named.write_text(text)
+    all_latents.write_text(text.replace("latents: 200", "latents: null"))
+    (demo,) = re.findall(r"llama: ([\d,]+) prompts.* still ([\d,]+) tokens in and ([\d,]+) out, ([\d.]+)", asked([DEMO, named]))
+    prompts, tokens_in, tokens_out, money = (float(number.replace(",", "")) for number in demo)
+    said = f"{prompts:,.0f} prompts at the most: {tokens_in / 1e6:.0f} million tokens in, {tokens_out / 1e6:.0f} million out"
+    assert f"{said}, and {money:.0f} in money" in " ".join(readme.split())
+    assert "llama: 10,368,000 prompts" in asked([PAPER, named])
+    assert "llama: 1,911,029,760 prompts" in asked([PAPER, all_latents])
