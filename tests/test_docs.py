@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bsc import paths
 from bsc.activations.disk import describe_disk
 from bsc.autointerp.estimate import report as asked
 from bsc.config import load
 from bsc.estimate.jobs import Jobs
 from bsc.estimate.machines import MACHINES
 from bsc.estimate.report import report
+from bsc.figures import claims, results
 
 ROOT = Path(__file__).parent.parent
 DEMO, PAPER, SMALL = (ROOT / "config" / f"{name}.yaml" for name in ("config", "paper", "small"))
@@ -99,3 +101,33 @@ def test_what_the_readmes_language_model_is_asked(tmp_path: Path, monkeypatch: p
     assert f"{said}, and {money:.0f} in money" in " ".join(readme.split())
     assert "llama: 10,368,000 prompts" in asked([PAPER, named])
     assert "llama: 1,911,029,760 prompts" in asked([PAPER, all_latents])
+
+
+def test_every_path_of_the_results_is_on_their_map() -> None:
+    text = page("results.md")
+    patterns = {
+        name: value.replace(paths.CODER, "CODER")
+        for name, value in vars(paths).items()
+        if name.isupper() and isinstance(value, str) and (re.search(r"[/{]", value) or name in ("ANSWERS", "EMBEDDER"))
+    }
+    patterns.pop("CODER")
+    assert len(patterns) > 20
+    assert [name for name, pattern in patterns.items() if f"`{pattern}" not in text] == []
+    for pattern in (paths.EXPLANATIONS, paths.SCORES):
+        assert paths.interpreted(pattern, "{llm}").replace(paths.CODER, "CODER") in text
+
+
+def test_the_rules_on_the_map_of_the_results_are_rules() -> None:
+    text = "\n".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
+    named = {*re.findall(r"rule (\w+):", text), *re.findall(r"use rule \w+ as (\w+)", text), "activations_", "figure_"}
+    rows = re.findall(r"^\| `[^|]+` \| (`[^|]+) \| ", page("results.md").split("**`tables/coders.csv`**")[0], re.MULTILINE)
+    said = {rule.partition("{")[0] for row in rows for rule in re.findall(r"`([\w{}]+)`", row)}
+    assert len(said) > 25
+    assert said <= named
+
+
+def test_the_columns_of_the_tables_are_on_the_map_of_the_results() -> None:
+    said = set(re.findall(r"`(\w+)`", page("results.md")))
+    coders = {"kind", "sequences", "tokens", "ce", "baseline_ce", "baseline_accuracy", "variance_left_out"}
+    coders |= {*results.KEYS, *results.METRICS, *results.STATUSES}
+    assert coders | {*claims.CELL, *claims.COLUMNS, *claims.CLAIMS.values()} <= said
