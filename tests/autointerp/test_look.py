@@ -1,0 +1,35 @@
+"""Windows as a reader sees them: the strongest first, ties at random, marks where the latent fires."""
+
+import numpy as np
+import pandas as pd
+from autointerp_world import World, windows_spec
+
+from bsc.autointerp.explain import decoder
+from bsc.autointerp.look import HALVES, Latents
+
+
+def looked_at(world: World) -> Latents:
+    """Latent 0 fires on token 7, more strongly the later in its context; latent 1 on token 3, always with 1; latent 2 never."""
+    cache = world.cache(
+        [lambda tokens: (tokens == 7) * np.arange(tokens.shape[1]), lambda tokens: tokens == 3, lambda tokens: tokens < 0]
+    )
+    return Latents(pd.DataFrame(), cache, world.grid(windows_spec()), decoder(world.root / "model"))
+
+
+def test_the_strongest_windows_come_first_and_what_fires_is_marked(world: World) -> None:
+    latents = looked_at(world)
+    windows = latents.windows(0, most=20)
+    assert len(windows) == 20
+    assert windows["activation"].is_monotonic_decreasing
+    assert windows["activation"].iloc[0] == latents.cache.of(0)[1].max()
+    assert all("<<w7" in text and "<<w3" not in text for text in windows["text"])
+    assert windows["half"].tolist() == [HALVES[half] for half in latents.grid.halves[windows["window"]].tolist()]
+    assert latents.texts(0, windows["window"]) == windows["text"].tolist()
+
+
+def test_windows_of_a_binary_latent_are_drawn_at_random_and_those_of_a_silent_one_are_none(world: World) -> None:
+    latents = looked_at(world)
+    first, again, other = (latents.windows(1, seed=seed)["window"].tolist() for seed in (0, 0, 1))
+    assert first == again != other
+    assert first != sorted(first)
+    assert latents.windows(2).empty
