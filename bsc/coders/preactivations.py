@@ -116,7 +116,7 @@ class _At(torch.autograd.Function):
         centred, W_enc, indices = ctx.saved_tensors
         db_enc = kernels.latent_sums(indices, gradient, len(W_enc))
         dx = kernels.decode(indices, gradient, W_enc) if ctx.needs_input_grad[0] else None
-        dcentre = -(db_enc @ W_enc) if ctx.needs_input_grad[1] else None
+        dcentre = -(db_enc.to(W_enc.dtype) @ W_enc) if ctx.needs_input_grad[1] else None
         dW_enc = kernels.row_gradient(indices, gradient, centred, len(W_enc)) if ctx.needs_input_grad[2] else None
         return dx, dcentre, dW_enc, db_enc, None, None, None
 
@@ -140,7 +140,7 @@ class _Dense(torch.autograd.Function):
         centred, W_enc = ctx.saved_tensors
         db_enc = kernels.column_sums(gradient)
         dx = (gradient @ W_enc.to(gradient.dtype)).to(W_enc.dtype) if ctx.needs_input_grad[0] else None
-        dcentre = -(db_enc @ W_enc) if ctx.needs_input_grad[1] else None
+        dcentre = -(db_enc.to(W_enc.dtype) @ W_enc) if ctx.needs_input_grad[1] else None
         dW_enc = (gradient.T @ centred.to(gradient.dtype)).to(W_enc.dtype) if ctx.needs_input_grad[2] else None
         return dx, dcentre, dW_enc, db_enc, None, None
 
@@ -177,5 +177,5 @@ class _Carry(torch.autograd.Function):
             dW_enc += dp.T @ centred[some].to(dp.dtype)
             if dx is not None:
                 dx[some] = dp @ W_enc.to(dp.dtype)
-        dcentre = -(db_enc @ W_enc) if ctx.needs_input_grad[1] else None
+        dcentre = -(db_enc.to(W_enc.dtype) @ W_enc) if ctx.needs_input_grad[1] else None
         return dx, dcentre, dW_enc, db_enc, None, None, None

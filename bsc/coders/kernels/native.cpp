@@ -54,9 +54,10 @@ void in_parallel(int64_t count, int64_t grain, int64_t threads, const Body& body
     for (auto& thread : pool) thread.join();
 }
 
-// Integers in the order of the floats; -0 and 0 are one, and NaN has a place too.
+// Integers in the order of the floats; -0 and 0 are one, and NaN of either sign is above infinity.
 inline int32_t sortable(float value) {
-    const int32_t bits = bits_of<int32_t>(value + 0.0f);
+    int32_t bits = bits_of<int32_t>(value + 0.0f);
+    bits = (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc00000 : bits;  // a comparison of floats here would keep loops from being vectorised
     return bits ^ ((bits >> 31) & 0x7fffffff);
 }
 
