@@ -103,6 +103,13 @@ def test_a_view_that_is_not_contiguous():
     assert torch.equal(select.winners(p, 3), select.winners(p.contiguous(), 3))
 
 
+@pytest.mark.parametrize("latents", [90, 4000])
+def test_a_slice_of_the_latents(latents):
+    p = torch.randn(40, 2 * latents, generator=torch.Generator().manual_seed(0))
+    for part in (p[:, :latents], p[:, latents + 1 :], p[::3, 5:]):
+        assert torch.equal(select.top_k(part, 7), select.top_k_by_torch(part.contiguous(), 7))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_nan_of_either_sign_ranks_highest(dtype):
     bits = torch.tensor([0x3F800000, 0xFFC00000 - (1 << 32), 0x7F800000, 0x7FC00000], dtype=torch.int32)

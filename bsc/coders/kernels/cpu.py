@@ -13,7 +13,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-
 _TYPES = (torch.float32, torch.float64)
 
 
