@@ -33,6 +33,8 @@ bench: $(READY) ## measure training steps, the loop, extraction, the latent cach
 	$(BIN)/python benchmarks/coders_gpu.py
 	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/extraction.py
+	$(BIN)/python benchmarks/precision.py
+	$(BIN)/python benchmarks/learning_rates.py
 	$(BIN)/python benchmarks/cohort.py
 	$(BIN)/python benchmarks/rates.py here
 	$(BIN)/python benchmarks/stream_memory.py

@@ -122,7 +122,7 @@ def parts(shape: argparse.Namespace, device: str = "cpu") -> dict[str, Callable[
 
 
 def memory(variant: str, shape: argparse.Namespace, dtype: str) -> float:
-    """Peak MB of a step beyond what is there between steps; run this in a process of its own."""
+    """Peak MB of a step beyond what is there between steps; run this in a process of its own that gives freed memory back."""
     advance = step(variant, shape, dtype)
     advance()
     between, _ = resident()
@@ -132,10 +132,10 @@ def memory(variant: str, shape: argparse.Namespace, dtype: str) -> float:
 
 
 def resident() -> tuple[float, float]:
-    """Resident memory of this process in MB, now and at its peak."""
+    """Resident memory of this process in MB (10^6 bytes), now and at its peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     held = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith(("VmRSS", "VmHWM"))}
-    return int(held["VmRSS"]) / 1e3, int(held["VmHWM"]) / 1e3
+    return int(held["VmRSS"]) * 1024 / 1e6, int(held["VmHWM"]) * 1024 / 1e6
 
 
 def main() -> None:
@@ -150,11 +150,12 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="measure peak memory in the place of time")
     parser.add_argument("--no-record", action="store_true", help="print only")
     shape = parser.parse_args()
-    keep_freed_memory()  # as `bsc train` does; it helps the others as well
     name = f"d={shape.width} M={shape.latents} k={shape.k} N={shape.tokens}"
     if shape.memory and len(shape.only) == len(shape.dtypes) == 1:
         print(memory(shape.only[0], shape, shape.dtypes[0]))
         return
+    if not shape.memory:
+        keep_freed_memory()  # as `bsc train` does; it helps the others as well
     measured = peaks(shape) if shape.memory else timings(shape)
     print(f"{name}  {facts()}")
     for case, value in measured.items():

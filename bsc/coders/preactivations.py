@@ -19,7 +19,7 @@ from torch.nn import functional
 from bsc.coders import kernels
 from bsc.device import has_fast_bfloat16
 
-_CHUNK_ELEMENTS = 1 << 25
+_CHUNK_BYTES = 1 << 26
 """Of a dense gradient that is made piece by piece."""
 
 
@@ -70,7 +70,8 @@ class Preactivations:
 
         For gradients that are dense and can be made some tokens at a time: dp is never there as a whole.
         """
-        carried: Tensor = _Carry.apply(*self._parameters, self._centred, values, backward)  # type: ignore[no-untyped-call]
+        rows = max(1, _CHUNK_BYTES // (self.dense.element_size() * self.dense.shape[1]))
+        carried: Tensor = _Carry.apply(*self._parameters, self._centred, values, rows, backward)  # type: ignore[no-untyped-call]
         return carried
 
     def with_fixed_centre(self) -> "Preactivations":
@@ -116,7 +117,7 @@ class _At(torch.autograd.Function):
         centred, W_enc, indices = ctx.saved_tensors
         db_enc = kernels.latent_sums(indices, gradient, len(W_enc))
         dx = kernels.decode(indices, gradient, W_enc) if ctx.needs_input_grad[0] else None
-        dcentre = -(db_enc @ W_enc) if ctx.needs_input_grad[1] else None
+        dcentre = -(db_enc.to(W_enc.dtype) @ W_enc) if ctx.needs_input_grad[1] else None
         dW_enc = kernels.row_gradient(indices, gradient, centred, len(W_enc)) if ctx.needs_input_grad[2] else None
         return dx, dcentre, dW_enc, db_enc, None, None, None
 
@@ -140,7 +141,7 @@ class _Dense(torch.autograd.Function):
         centred, W_enc = ctx.saved_tensors
         db_enc = kernels.column_sums(gradient)
         dx = (gradient @ W_enc.to(gradient.dtype)).to(W_enc.dtype) if ctx.needs_input_grad[0] else None
-        dcentre = -(db_enc @ W_enc) if ctx.needs_input_grad[1] else None
+        dcentre = -(db_enc.to(W_enc.dtype) @ W_enc) if ctx.needs_input_grad[1] else None
         dW_enc = (gradient.T @ centred.to(gradient.dtype)).to(W_enc.dtype) if ctx.needs_input_grad[2] else None
         return dx, dcentre, dW_enc, db_enc, None, None
 
@@ -157,10 +158,11 @@ class _Carry(torch.autograd.Function):
         b_enc: Tensor,
         centred: Tensor,
         values: Tensor,
+        rows: int,
         backward: Callable[[Tensor, slice], Tensor],
     ) -> Tensor:
         ctx.save_for_backward(centred, W_enc)
-        ctx.of_rows = backward
+        ctx.rows, ctx.of_rows = rows, backward
         return values.clone()
 
     @staticmethod
@@ -169,13 +171,16 @@ class _Carry(torch.autograd.Function):
         centred, W_enc = ctx.saved_tensors
         dx = torch.zeros_like(centred) if ctx.needs_input_grad[0] else None
         dW_enc, db_enc = torch.zeros_like(W_enc), W_enc.new_zeros(len(W_enc))
-        rows = max(1, _CHUNK_ELEMENTS // len(W_enc))
-        for first in range(0, len(centred), rows):
-            some = slice(first, first + rows)
+        for first in range(0, len(centred), ctx.rows):
+            some = slice(first, first + ctx.rows)
             dp = ctx.of_rows(gradient, some)
             db_enc += kernels.column_sums(dp)
-            dW_enc += dp.T @ centred[some].to(dp.dtype)
+            if dp.dtype == dW_enc.dtype:
+                dW_enc.addmm_(dp.T, centred[some])  # without a temporary like dW_enc
+            else:
+                dW_enc += dp.T @ centred[some].to(dp.dtype)
             if dx is not None:
                 dx[some] = dp @ W_enc.to(dp.dtype)
-        dcentre = -(db_enc @ W_enc) if ctx.needs_input_grad[1] else None
-        return dx, dcentre, dW_enc, db_enc, None, None, None
+            del dp  # before the next piece is made
+        dcentre = -(db_enc.to(W_enc.dtype) @ W_enc) if ctx.needs_input_grad[1] else None
+        return dx, dcentre, dW_enc, db_enc, None, None, None, None

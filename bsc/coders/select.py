@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bsc.coders.kernels import gpu, native
+from bsc.coders.kernels.softmax import check_groups
 
 _SPARE_BLOCKS = 8
 _CHUNK_ELEMENTS = {"cpu": 1 << 18}
@@ -27,9 +28,12 @@ def top_k(
 ) -> Int[Tensor, "tokens {k}"]:
     """The indices of the k largest of each row of `p - minus`, ascending; of equal values the lowest indices win.
 
-    The difference is taken in float32 (or wider) whatever the type of `p`. k must be at most the number of latents.
+    The difference is taken in float32 (or wider) whatever the types. Raises ValueError when there are fewer than k latents,
+    or not as many as `minus` has.
     """
-    p, minus = p.detach(), None if minus is None else minus.detach()
+    if not 0 <= k <= p.shape[1]:
+        raise ValueError(f"cannot select k = {k} of {p.shape[1]} latents")
+    p, minus = _detached(p, minus)
     if k and gpu.serves(p, minus):
         from bsc.coders.kernels.gpu import selection
 
@@ -38,6 +42,14 @@ def top_k(
     if k and native.selects(p, minus):
         return native.top_k(p, k, minus)
     return top_k_by_torch(p, k, minus)
+
+
+def _detached(p: Tensor, minus: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    if minus is None:
+        return p.detach(), None
+    if minus.shape != p.shape[1:]:
+        raise ValueError(f"an offset of shape {list(minus.shape)} cannot be taken from {p.shape[1]} latents")
+    return p.detach(), minus.detach()
 
 
 def top_k_by_torch(
@@ -52,6 +64,8 @@ def _differences(
 ) -> Iterator[Float[Tensor, "some latents"]]:
     """The rows of `p - minus`, some at a time."""
     rows = max(1, _CHUNK_ELEMENTS.get(p.device.type, _CHUNK_ELEMENTS_ELSEWHERE) // max(1, p.shape[1]))
+    if minus is not None:
+        minus = minus.to(torch.promote_types(torch.promote_types(p.dtype, minus.dtype), torch.float32))
     for chunk in torch.split(p, rows):
         yield chunk if minus is None else chunk.to(minus.dtype) - minus
 
@@ -69,7 +83,7 @@ def _top_k(p: Float[Tensor, "tokens latents"], k: int) -> Int[Tensor, "tokens {k
     rest = torch.arange(whole, p.shape[1], device=p.device).expand(len(p), -1)
     candidates = torch.cat([members.flatten(1), rest], dim=1)
     selected, smallest = _largest(p.gather(1, candidates), candidates, k)
-    uncertain = (maxima >= smallest).sum(1) > looked_at
+    uncertain = (maxima < smallest).logical_not_().sum(1) > looked_at
     if bool(uncertain.any()):
         selected[uncertain] = _top_k_of_all(p[uncertain], k)
     return selected
@@ -92,11 +106,12 @@ def _largest(
 
 
 _LAST = (1 << 32) - 1
+_NAN = 0x7FC00000
 
 
 def _sortable(values: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
-    """Integers in the order of float32 values; -0 and 0 are one."""
-    bits = (values.float() + 0.0).view(torch.int32)
+    """Integers in the order of float32 values; -0 and 0 are one, and NaN of either sign is above infinity."""
+    bits = (values.float() + 0.0).view(torch.int32).masked_fill(values.isnan(), _NAN)
     return (bits ^ (bits >> 31 & 0x7FFFFFFF)).long()
 
 
@@ -118,8 +133,12 @@ def _largest_float64(
 def winners(
     p: Float[Tensor, "tokens latents"], groups: int, minus: Float[Tensor, " latents"] | None = None
 ) -> Int[Tensor, "tokens {groups}"]:
-    """The index of the largest `p - minus` of each of `groups` contiguous groups; of equal values the lowest index wins."""
-    p, minus = p.detach(), None if minus is None else minus.detach()
+    """The index of the largest `p - minus` of each of `groups` contiguous groups; of equal values the lowest index wins.
+
+    Raises ValueError when the latents cannot be cut into so many equal groups, or are not as many as `minus` has.
+    """
+    check_groups(p.shape[1], groups)
+    p, minus = _detached(p, minus)
     if gpu.serves(p, minus):
         from bsc.coders.kernels.gpu import groups as on_groups
 

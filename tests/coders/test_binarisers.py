@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from bsc.coders.binarisers.binary_threshold import solve_threshold, solve_threshold_by_torch
 from bsc.coders.binarisers.registry import REGISTRY
+from bsc.coders.binarisers.relaxed import group_sums
 from bsc.coders.binarisers.straight_through import SLOPES, straight_through
 from bsc.coders.coder import SparseCoder
 from bsc.coders.kernels.softmax import gumbel, noise_keys
@@ -377,3 +378,28 @@ def test_a_bias_changes_what_is_selected_and_no_value(key, options):
     expected = coder.binariser.values(coder.preactivations(x), code.indices)
     assert torch.equal(code.values, expected)
     assert "binariser.bias" not in coder.state_dict()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("binariser", ["gumbel", "reinmax"])
+def test_several_latents_of_a_group_as_auxk_picks_them(binariser, dtype):
+    """The sum over a group's latents has no atomics: it is the same bits whatever the order of threads."""
+    coder, x, _ = make("transcoder", binariser, {}, width=9, latents=40, k=2, seed=3, dtype=dtype)
+    pre, dead = coder.preactivations(x), torch.arange(40) % 3 > 0
+    code = coder.auxiliary(pre, dead, 12)
+    g = torch.randn(code.values.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    (code.values * g).sum().backward()
+    pi = (pre.dense.double() / coder.binariser.tau).view(6, 2, 20).softmax(2)
+    whole = torch.zeros(6, 40, dtype=torch.float64).scatter(1, code.indices, g).view(6, 2, 20)
+    expected = pi * (whole - (pi * whole).sum(2, keepdim=True)) / coder.binariser.tau
+    close = {"rtol": 1e-4, "atol": 1e-6} if dtype == torch.float32 else {}
+    torch.testing.assert_close(coder.b_enc.grad.double(), expected.flatten(1).sum(0), **close)
+
+
+def test_sums_of_groups_are_made_without_atomics(monkeypatch):
+    """On a GPU `scatter_add_` of floats to one target adds in whatever order the threads come."""
+    monkeypatch.setattr(torch.Tensor, "scatter_add_", None)
+    monkeypatch.setattr(torch.Tensor, "scatter_add", None)
+    weights, group = torch.randn(5, 7, generator=torch.Generator().manual_seed(0)), torch.arange(7).expand(5, 7) // 3
+    expected = torch.stack([weights[:, :3].sum(1), weights[:, 3:6].sum(1), weights[:, 6]], dim=1)
+    torch.testing.assert_close(group_sums(group, weights, 3), expected)

@@ -197,3 +197,14 @@ def test_the_bfloat16_product_is_that_of_autocast():
     torch.testing.assert_close(dense.float(), expected.float(), rtol=1e-2, atol=1e-2)
     exact = x.bfloat16().double() @ W.bfloat16().double().T + b.bfloat16().double()
     assert (dense.double() - exact).abs().max() <= (expected.double() - exact).abs().max()
+
+
+@pytest.mark.parametrize("binariser", REGISTRY)
+@pytest.mark.parametrize("architecture", ["sae", "skip-transcoder"])
+def test_a_coder_in_bfloat16_computes_and_learns(architecture, binariser):
+    coder = SparseCoder(16, 64, 4, architecture, binariser, generator=torch.Generator().manual_seed(0)).bfloat16()
+    x = torch.randn(8, 16, generator=torch.Generator().manual_seed(1)).bfloat16()
+    predicted = coder(x, torch.Generator().manual_seed(2))
+    assert predicted.dtype == torch.bfloat16
+    (x - predicted).square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in coder.parameters())

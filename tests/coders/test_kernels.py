@@ -1,3 +1,4 @@
+import shutil
 import warnings
 
 import pytest
@@ -89,11 +90,42 @@ def test_no_compiler_is_said_once_and_torch_serves(monkeypatch, capsys, tmp_path
 def test_kernels_are_compiled_once_into_the_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert build.library.__wrapped__() is not None
-    (made,) = (tmp_path / "bsc").iterdir()
-    written = made.stat().st_mtime_ns
+    files = sorted((tmp_path / "bsc").iterdir())
+    assert [path.suffix for path in files] == [".sha256", ".so"]
+    written = [path.stat().st_mtime_ns for path in files]
     assert build.library.__wrapped__() is not None
-    assert [made] == list((tmp_path / "bsc").iterdir())
-    assert made.stat().st_mtime_ns == written
+    assert files == sorted((tmp_path / "bsc").iterdir())
+    assert written == [path.stat().st_mtime_ns for path in files]
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("kept", [0.0, 0.6])
+def test_a_damaged_library_is_compiled_again(monkeypatch, tmp_path, kept):
+    """Much of a library is worse than none of it: the process that loads it dies of SIGBUS."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert build.library.__wrapped__() is not None
+    (made,) = (tmp_path / "bsc").glob("*.so")
+    whole = made.read_bytes()
+    made.unlink()  # this process has it mapped
+    made.write_bytes(whole[: int(kept * len(whole))])
+    assert build.library.__wrapped__() is not None
+    assert made.read_bytes() == whole
+
+
+@pytest.mark.compiled
+def test_a_compiler_behind_a_launcher(monkeypatch, tmp_path):
+    compiler = next(filter(None, map(shutil.which, build.COMPILERS)))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", f"env {compiler} -g0")
+    assert build.library.__wrapped__() is not None
+
+
+@pytest.mark.parametrize("setting", ["'", "''"])
+def test_a_setting_that_names_no_compiler(monkeypatch, capsys, tmp_path, setting):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", setting)
+    assert build.library.__wrapped__() is None
+    assert "slower CPU kernels are used" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("twin", [reference, cpu, pytest.param(native, marks=pytest.mark.compiled)])
@@ -108,6 +140,40 @@ def test_twins_in_float32_and_twice_the_same(twin):
         assert torch.equal(first, second)
         wide = [a.double() if torch.is_tensor(a) and a.is_floating_point() else a for a in arguments]
         torch.testing.assert_close(first.double(), getattr(reference, name)(*wide), rtol=1e-5, atol=2e-5)
+
+
+def test_indices_of_any_integer_type():
+    indices, values, rows, x = batch(20, 30, 4, 8, 0, torch.float32)
+    p, (_, softmax) = torch.randn(20, 30), kernels.softmax(torch.randn(20, 30), 2, 1.0)
+    terms = [(softmax, torch.rand(20, 2))]
+
+    def all_of(indices):
+        return (
+            kernels.decode(indices, values, rows),
+            kernels.value_gradient(indices, x, rows),
+            kernels.row_gradient(indices, values, x, 30),
+            kernels.latent_sums(indices, values, 30),
+            kernels.softmax_gradient(p, terms, indices, values),
+        )
+
+    assert all(torch.equal(a, b) for a, b in zip(all_of(indices.int()), all_of(indices), strict=True))
+
+
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.bfloat16), (torch.bfloat16,) * 2, (torch.float64, torch.float32)])
+def test_types_that_differ_or_are_narrow_are_summed_in_the_wider_one(dtypes):
+    indices, values, rows, x = batch(20, 30, 4, 8, 0)
+    values, rows, x = values.to(dtypes[0]), rows.to(dtypes[1]), x.to(dtypes[1])
+    for name, arguments in {
+        "decode": (indices, values, rows),
+        "value_gradient": (indices, x, rows),
+        "row_gradient": (indices, values, x, 30),
+    }.items():
+        found = getattr(kernels, name)(*arguments)
+        wide = [a.double() if torch.is_tensor(a) and a.is_floating_point() else a for a in arguments]
+        expected = getattr(reference, name)(*wide)
+        assert found.dtype == dtypes[1]
+        close = {"rtol": 4e-3, "atol": 1e-5} if dtypes[1] == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
+        torch.testing.assert_close(found.double(), expected, **close)
 
 
 def test_autocast_does_not_reach_them_and_they_are_quiet():

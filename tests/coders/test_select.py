@@ -4,7 +4,7 @@ from coder_reference import best, best_of_groups
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bsc.coders import select
+from bsc.coders import kernels, select
 from bsc.coders.kernels import native
 
 DTYPES = (torch.bfloat16, torch.float32, torch.float64)
@@ -50,10 +50,36 @@ def test_compiled_selection_is_in_use_here():
     assert not native.selects(torch.zeros(1, 1), torch.zeros(1, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_more_than_there_are_is_refused(dtype):
+    p = torch.randn(3, 8).to(dtype)
+    with pytest.raises(ValueError, match="k = 12 of 8 latents"):
+        select.top_k(p, 12)
+    with pytest.raises(ValueError, match="k = -1 of 8 latents"):
+        select.top_k(p, -1)
+    with pytest.raises(ValueError, match="8 latents cannot be cut into 3 equal groups"):
+        select.winners(p, 3)
+    with pytest.raises(ValueError, match="8 latents cannot be cut into 3 equal groups"):
+        kernels.softmax(p, 3, 1.0)
+
+
+@pytest.mark.parametrize("minus", [torch.rand(4), torch.rand(4, 1)])
+def test_an_offset_of_another_shape_is_refused(minus):
+    p = torch.randn(3, 8)
+    with pytest.raises(ValueError, match="8 latents"):
+        select.top_k(p, 2, minus)
+    with pytest.raises(ValueError, match="8 latents"):
+        select.winners(p, 2, minus)
+
+
 @pytest.mark.parametrize("way", [select.top_k, select.top_k_by_torch])
 def test_the_difference_is_taken_in_float32(way):
     p = torch.tensor([[1.0, 1.0, 1.0]], dtype=torch.bfloat16)
     assert way(p, 1, torch.tensor([3e-4, 1e-4, 2e-4])).tolist() == [[1]]  # bfloat16 would see three ties
+    p, minus = torch.tensor([[1.0, 1.0, 1.0009]]), torch.tensor([0.5, 0.5, 0.5], dtype=torch.bfloat16)
+    assert way(p, 1, minus).tolist() == [[2]]
+    p, minus = torch.tensor([[1.0, 1.0]], dtype=torch.float64), torch.tensor([1e-9, 0.0], dtype=torch.float64)
+    assert way(p, 1, minus).tolist() == [[1]]
 
 
 @settings(max_examples=30, deadline=None)
@@ -77,10 +103,29 @@ def test_a_view_that_is_not_contiguous():
     assert torch.equal(select.winners(p, 3), select.winners(p.contiguous(), 3))
 
 
+@pytest.mark.parametrize("latents", [90, 4000])
+def test_a_slice_of_the_latents(latents):
+    p = torch.randn(40, 2 * latents, generator=torch.Generator().manual_seed(0))
+    for part in (p[:, :latents], p[:, latents + 1 :], p[::3, 5:]):
+        assert torch.equal(select.top_k(part, 7), select.top_k_by_torch(part.contiguous(), 7))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nan_of_either_sign_ranks_highest(dtype):
+    bits = torch.tensor([0x3F800000, 0xFFC00000 - (1 << 32), 0x7F800000, 0x7FC00000], dtype=torch.int32)
+    p = bits.view(torch.float32).unsqueeze(0).to(dtype)  # 1, NaN with the sign bit, infinity, NaN
+    for way in (select.top_k, select.top_k_by_torch):
+        assert way(p, 1).tolist() == [[1]]
+        assert way(p, 2).tolist() == [[1, 3]]
+    for way in (select.winners, select.winners_by_torch):
+        assert way(p, 1).tolist() == [[1]]
+
+
 @pytest.mark.compiled
 def test_nan_gives_k_latents_all_the_same():
     p = torch.full((2, 5000), torch.nan)
-    assert select.top_k(p, 4).tolist() == [[0, 1, 2, 3]] * 2
+    for way in (select.top_k, select.top_k_by_torch):
+        assert way(p, 4).tolist() == [[0, 1, 2, 3]] * 2
     assert select.winners(p, 2).tolist() == [[0, 2500]] * 2
 
 

@@ -87,9 +87,3 @@ class Continuous(Binariser):
     def values(self, pre: Preactivations, indices: Int[Tensor, "tokens selected"]) -> Float[Tensor, "tokens selected"]:
         """relu(p) on S."""
         return torch.relu(pre.at(indices))
-
-
-def check_groups(latents: int, k: int) -> None:
-    """Raise ValueError unless `latents` can be cut into k equal groups."""
-    if latents % k:
-        raise ValueError(f"{latents} latents cannot be cut into {k} equal groups")

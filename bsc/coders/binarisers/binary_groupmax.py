@@ -3,8 +3,8 @@
 from jaxtyping import Int
 from torch import Tensor
 
-from bsc.coders.binarisers.base import check_groups
 from bsc.coders.binarisers.binary_topk import Thresholded
+from bsc.coders.kernels.softmax import check_groups
 from bsc.coders.preactivations import Preactivations
 from bsc.coders.select import winners
 

@@ -3,7 +3,8 @@
 from jaxtyping import Int
 from torch import Tensor
 
-from bsc.coders.binarisers.base import Continuous, check_groups
+from bsc.coders.binarisers.base import Continuous
+from bsc.coders.kernels.softmax import check_groups
 from bsc.coders.preactivations import Preactivations
 from bsc.coders.select import winners
 

@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bsc.coders import kernels
-from bsc.coders.binarisers.base import Binariser, check_groups
+from bsc.coders.binarisers.base import Binariser
 from bsc.coders.code import Code
-from bsc.coders.kernels.softmax import Softmax
+from bsc.coders.kernels.softmax import Softmax, check_groups
 from bsc.coders.preactivations import Preactivations
 from bsc.coders.select import winners
 
@@ -71,9 +71,17 @@ def through_softmax(
             share = 0.5 if term.halved else 1.0
             pi = share * (probability[rows] + term.halved)
             softmax = term.softmax.rows(rows)
-            inner = torch.zeros_like(softmax.total).scatter_add_(1, own, pi * g)
+            inner = group_sums(own, pi * g, softmax.groups)
             softmaxes.append((softmax, -term.weight * share * inner))
             extra += term.weight * (pi * g - (share * inner.gather(1, own) if term.halved else 0.0))
         return kernels.softmax_gradient(pre.dense[rows], softmaxes, indices[rows], extra)
 
     return pre.carry(torch.ones_like(indices, dtype=pre.value_type), backward)
+
+
+def group_sums(
+    group: Int[Tensor, "tokens selected"], weights: Float[Tensor, "tokens selected"], groups: int
+) -> Float[Tensor, "tokens {groups}"]:
+    """Σ of weights[t, s] over the s with group[t, s] = i, for each group i of a token: in a fixed order, on a GPU too."""
+    first = torch.arange(len(group), device=group.device).unsqueeze(1) * groups
+    return kernels.latent_sums(group + first, weights, len(group) * groups).view(len(group), groups)

@@ -2,7 +2,8 @@
 
 Each function picks the fastest twin that takes the tensors, and computes in the type that they have: autocast does not reach
 it. On the GPU: `gpu`, in Triton. On the CPU: `native`, compiled C++; without it, `cpu`, torch's own paths, for the sparse
-products.
+products. Indices may be of any integer type. A sparse product has the type of `rows` or `x`; where types differ, or are
+narrower than float32, it is summed in the wider one.
 """
 
 import types
@@ -13,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bsc.coders.kernels import cpu, gpu, native, reference
-from bsc.coders.kernels.softmax import Softmax
+from bsc.coders.kernels.softmax import Softmax, check_groups
 
 
 def _twin(*tensors: Tensor) -> types.ModuleType:
@@ -23,7 +24,7 @@ def _twin(*tensors: Tensor) -> types.ModuleType:
         return products
     if native.serves(*tensors):
         return native
-    return cpu if tensors[0].device.type == "cpu" else reference
+    return cpu if cpu.serves(*tensors) else reference
 
 
 def decode(
@@ -31,7 +32,7 @@ def decode(
 ) -> Float[Tensor, "tokens d"]:
     """Σ_s values[t, s] · rows[indices[t, s]] for each token t."""
     with torch.autocast(rows.device.type, enabled=False):
-        total: Tensor = _twin(rows, values).decode(indices, values, rows)
+        total: Tensor = _twin(rows, values).decode(indices.long(), values, rows)
     return total
 
 
@@ -40,7 +41,7 @@ def value_gradient(
 ) -> Float[Tensor, "tokens selected"]:
     """⟨gradient[t], rows[indices[t, s]]⟩: what `decode` gives back to its values."""
     with torch.autocast(rows.device.type, enabled=False):
-        products: Tensor = _twin(rows, gradient).value_gradient(indices, gradient, rows)
+        products: Tensor = _twin(rows, gradient).value_gradient(indices.long(), gradient, rows)
     return products
 
 
@@ -52,7 +53,7 @@ def row_gradient(
 ) -> Float[Tensor, "rows d"]:
     """The [rows, d] matrix whose row i is Σ of weights[t, s] · x[t] over all (t, s) with indices[t, s] = i."""
     with torch.autocast(x.device.type, enabled=False):
-        total: Tensor = _twin(x, weights).row_gradient(indices, weights, x, rows)
+        total: Tensor = _twin(x, weights).row_gradient(indices.long(), weights, x, rows)
     return total
 
 
@@ -61,7 +62,7 @@ def latent_sums(
 ) -> Float[Tensor, " latents"]:
     """Σ of weights[t, s] over all (t, s) with indices[t, s] = i, for each latent i: in the type of `weights`."""
     twin = _twin(weights) if gpu.serves(weights) else reference
-    sums: Tensor = twin.latent_sums(indices, weights, latents)
+    sums: Tensor = twin.latent_sums(indices.long(), weights, latents)
     return sums
 
 
@@ -70,8 +71,10 @@ def softmax(
 ) -> tuple[Int[Tensor, "tokens groups"], Softmax]:
     """The winner of each of `groups` contiguous groups of p, with Gumbel noise where there are keys, and the group's softmax.
 
-    Of equal values the lowest index wins. beta: inverse temperature of the softmax; it changes no winner.
+    Of equal values the lowest index wins. beta: inverse temperature of the softmax; it changes no winner. Raises ValueError
+    when the latents cannot be cut into so many equal groups.
     """
+    check_groups(p.shape[1], groups)
     found: tuple[Tensor, Softmax] = _twin_of_dense(p).softmax(p, groups, beta, keys)
     return found
 
@@ -91,7 +94,7 @@ def softmax_gradient(
     extra: Float[Tensor, "tokens selected"],
 ) -> Float[Tensor, "tokens latents"]:
     """Σ over (softmax, c) of c·π in each group, plus `extra` at `indices`: in the type of `p`, summed in float32 or wider."""
-    gradient: Tensor = _twin_of_dense(p).softmax_gradient(p, terms, indices, extra)
+    gradient: Tensor = _twin_of_dense(p).softmax_gradient(p, terms, indices.long(), extra)
     return gradient
 
 

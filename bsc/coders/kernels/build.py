@@ -5,11 +5,14 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
+
+from bsc.errors import UserError
+from bsc.io import atomic, sha256, write_text
 
 SOURCE = Path(__file__).with_name("native.cpp")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp-simd", "-ffp-contract=fast", "-fPIC", "-shared", "-pthread")
@@ -21,33 +24,34 @@ def library() -> ctypes.CDLL | None:
     """The compiled kernels; None, and a line on stderr that says why, where they cannot be had.
 
     They lie under $XDG_CACHE_HOME/bsc (else ~/.cache/bsc), by the digest of source, flags, compiler and CPU, and are compiled
-    when they are not there: about three seconds. $CXX names the compiler; without it the first of COMPILERS is taken.
+    when they are not there, or damaged: about three seconds. $CXX is the compiler, with arguments if it has some, as
+    `ccache g++`; without it the first of COMPILERS is taken.
     """
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
     try:
-        if compiler is None:
+        compiler = shlex.split(os.environ.get("CXX", "")) or list(filter(shutil.which, COMPILERS))[:1]
+        if not compiler:
             raise RuntimeError("no C++ compiler was found; install g++ or set CXX")
         return ctypes.CDLL(str(_built(compiler)))
     except subprocess.CalledProcessError as error:
-        reason = f"{compiler} failed: {error.stderr.strip()[-500:]}"
-    except (OSError, RuntimeError) as error:  # RuntimeError also where there is no home folder
+        reason = f"{shlex.join(compiler)} failed: {error.stderr.strip()[-500:]}"
+    except ValueError as error:
+        reason = f"CXX: {error}"
+    except (OSError, RuntimeError, UserError) as error:  # RuntimeError also where there is no home folder
         reason = str(error)
     print(f"slower CPU kernels are used, with the same results: {reason}", file=sys.stderr, flush=True)
     return None
 
 
-def _built(compiler: str) -> Path:
-    version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True).stdout
-    facts = "\n".join([SOURCE.read_text(), *FLAGS, compiler, version, _cpu()])
+def _built(compiler: list[str]) -> Path:
+    version = subprocess.run([*compiler, "--version"], check=True, capture_output=True, text=True).stdout
+    facts = "\n".join([SOURCE.read_text(), *FLAGS, *compiler, version, _cpu()])
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bsc"
     path = cache / f"native-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.so"
-    if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            made = Path(folder) / path.name
-            command = [compiler, *FLAGS, str(SOURCE), "-o", str(made)]
-            subprocess.run(command, check=True, capture_output=True, text=True)
-            made.replace(path)
+    digest = path.with_suffix(".sha256")
+    if not (path.exists() and digest.exists() and digest.read_text() == sha256(path)):  # to load half a library is to die of it
+        with atomic(path) as made:
+            subprocess.run([*compiler, *FLAGS, str(SOURCE), "-o", str(made)], check=True, capture_output=True, text=True)
+        write_text(digest, sha256(path))
     return path
 
 

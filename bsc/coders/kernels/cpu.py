@@ -13,6 +13,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+_TYPES = (torch.float32, torch.float64)
+
+
+def serves(*tensors: Tensor) -> bool:
+    """Whether these kernels can take the tensors: all float32, or all float64, on the CPU."""
+    return all(t.device.type == "cpu" and t.dtype == tensors[0].dtype and t.dtype in _TYPES for t in tensors)
+
 
 @contextmanager
 def _quiet() -> Iterator[None]:

@@ -54,9 +54,10 @@ void in_parallel(int64_t count, int64_t grain, int64_t threads, const Body& body
     for (auto& thread : pool) thread.join();
 }
 
-// Integers in the order of the floats; -0 and 0 are one, and NaN has a place too.
+// Integers in the order of the floats; -0 and 0 are one, and NaN of either sign is above infinity.
 inline int32_t sortable(float value) {
-    const int32_t bits = bits_of<int32_t>(value + 0.0f);
+    int32_t bits = bits_of<int32_t>(value + 0.0f);
+    bits = (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc00000 : bits;  // a comparison of floats here would keep loops from being vectorised
     return bits ^ ((bits >> 31) & 0x7fffffff);
 }
 
@@ -92,17 +93,17 @@ inline int64_t position(const T* values, int64_t size, T sought) {
     return at;
 }
 
-// The k largest of each row of p - minus. A first pass takes the maxima of strided lanes: the k-th largest of these maxima is
+// The k largest of each row of p - minus; from one row of p to the next it is `stride` values. A first pass takes the maxima of strided lanes: the k-th largest of these maxima is
 // no larger than the k-th largest value, so only what reaches it, a little more than k values, is ranked.
 template <class T, bool shifted>
-void top_k_rows(const T* p, const float* minus, int64_t tokens, int64_t latents, int64_t k, int64_t threads, int64_t* selected) {
+void top_k_rows(const T* p, const float* minus, int64_t tokens, int64_t latents, int64_t stride, int64_t k, int64_t threads, int64_t* selected) {
     const int64_t lanes = (LANES_PER_SELECTED * k + BLOCK - 1) / BLOCK * BLOCK;
     const bool by_lanes = 2 * lanes <= latents;
     in_parallel(tokens, 16, threads, [=](int, int64_t first, int64_t last) {
         std::vector<int32_t> keys(latents), maxima(lanes), ranked(lanes);
         std::vector<uint64_t> candidates;
         for (int64_t token = first; token < last; ++token) {
-            const T* row = p + token * latents;
+            const T* row = p + token * stride;
             int32_t bound = std::numeric_limits<int32_t>::min();
             int64_t i = 0;
             if (by_lanes) {
@@ -381,12 +382,12 @@ inline void add_scaled(float* __restrict__ total, const float* __restrict__ row,
 
 extern "C" {
 
-void bsc_top_k_float32(const float* p, const float* minus, int64_t tokens, int64_t latents, int64_t k, int64_t threads, int64_t* selected) {
-    (minus ? top_k_rows<float, true> : top_k_rows<float, false>)(p, minus, tokens, latents, k, threads, selected);
+void bsc_top_k_float32(const float* p, const float* minus, int64_t tokens, int64_t latents, int64_t stride, int64_t k, int64_t threads, int64_t* selected) {
+    (minus ? top_k_rows<float, true> : top_k_rows<float, false>)(p, minus, tokens, latents, stride, k, threads, selected);
 }
 
-void bsc_top_k_bfloat16(const BFloat16* p, const float* minus, int64_t tokens, int64_t latents, int64_t k, int64_t threads, int64_t* selected) {
-    (minus ? top_k_rows<BFloat16, true> : top_k_rows<BFloat16, false>)(p, minus, tokens, latents, k, threads, selected);
+void bsc_top_k_bfloat16(const BFloat16* p, const float* minus, int64_t tokens, int64_t latents, int64_t stride, int64_t k, int64_t threads, int64_t* selected) {
+    (minus ? top_k_rows<BFloat16, true> : top_k_rows<BFloat16, false>)(p, minus, tokens, latents, stride, k, threads, selected);
 }
 
 void bsc_winners_float32(const float* p, const float* minus, int64_t tokens, int64_t groups, int64_t size, int64_t threads, int64_t* selected) {

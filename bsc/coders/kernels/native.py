@@ -42,7 +42,7 @@ class _Softmax(ctypes.Structure):
     )
 
 
-def _call(name: str, *arguments: Tensor | ctypes.Array[_Softmax] | float | None) -> None:
+def _call(name: str, *arguments: Tensor | ctypes.Array[_Softmax] | ctypes.c_void_p | float | None) -> None:
     """Call a function of the library: tensors go by the address of their contiguous data, int as int64, float as double."""
     getattr(library(), name)(*map(_converted, arguments))
 
@@ -105,7 +105,9 @@ def top_k(
 ) -> Int[Tensor, "tokens {k}"]:
     """The indices of the k >= 1 largest of each row of `p - minus`, ascending; of equal values the lowest indices win."""
     selected = torch.empty(len(p), k, dtype=torch.int64)
-    _call(f"bsc_top_k_{_suffix(p)}", p.contiguous(), _contiguous(minus), *p.shape, k, _threads(), selected)
+    p = p if p.stride(1) == 1 else p.contiguous()  # a slice of the latents is read where it lies
+    at = ctypes.c_void_p(p.data_ptr())
+    _call(f"bsc_top_k_{_suffix(p)}", at, _contiguous(minus), *p.shape, p.stride(0), k, _threads(), selected)
     return selected
 
 

@@ -17,18 +17,19 @@ def decode(
     indices: Int[Tensor, "tokens selected"], values: Float[Tensor, "tokens selected"], rows: Float[Tensor, "latents d"]
 ) -> Float[Tensor, "tokens d"]:
     """Σ_s values[t, s] · rows[indices[t, s]] for each token t."""
-    total = rows.new_zeros(len(indices), rows.shape[1])
+    total = rows.new_zeros(len(indices), rows.shape[1], dtype=_wide(rows, values))
     for selected, value in zip(indices.unbind(1), values.unbind(1), strict=True):
-        total += value.unsqueeze(1) * rows[selected]
-    return total
+        total += value.unsqueeze(1).to(total.dtype) * rows[selected]
+    return total.to(rows.dtype)
 
 
 def value_gradient(
     indices: Int[Tensor, "tokens selected"], gradient: Float[Tensor, "tokens d"], rows: Float[Tensor, "latents d"]
 ) -> Float[Tensor, "tokens selected"]:
     """⟨gradient[t], rows[indices[t, s]]⟩: what `decode` gives back to its values."""
-    columns = [(gradient * rows[selected]).sum(1) for selected in indices.unbind(1)]
-    return torch.stack(columns, dim=1) if columns else gradient.new_zeros(indices.shape)
+    wide = gradient.to(_wide(gradient, rows))
+    columns = [(wide * rows[selected]).sum(1) for selected in indices.unbind(1)]
+    return torch.stack(columns, dim=1).to(gradient.dtype) if columns else gradient.new_zeros(indices.shape)
 
 
 def row_gradient(
@@ -38,10 +39,10 @@ def row_gradient(
     rows: int,
 ) -> Float[Tensor, "rows d"]:
     """The matrix whose row i is Σ of weights[t, s] · x[t] over all (t, s) with indices[t, s] = i."""
-    total = x.new_zeros(rows, x.shape[1])
+    total = x.new_zeros(rows, x.shape[1], dtype=_wide(x, weights))
     for selected, weight in zip(indices.unbind(1), weights.unbind(1), strict=True):
-        total.index_add_(0, selected, weight.unsqueeze(1) * x)
-    return total
+        total.index_add_(0, selected, weight.unsqueeze(1).to(total.dtype) * x)
+    return total.to(x.dtype)
 
 
 def latent_sums(
@@ -49,6 +50,11 @@ def latent_sums(
 ) -> Float[Tensor, " latents"]:
     """Σ of weights[t, s] over all (t, s) with indices[t, s] = i, for each latent i."""
     return weights.new_zeros(latents).index_add_(0, indices.flatten(), weights.flatten())
+
+
+def _wide(one: Tensor, other: Tensor) -> torch.dtype:
+    """What products of two tensors are summed in."""
+    return torch.promote_types(torch.promote_types(one.dtype, other.dtype), torch.float32)
 
 
 def _grouped(p: Float[Tensor, "tokens latents"], groups: int, keys: Tensor | None) -> Float[Tensor, "tokens groups size"]:

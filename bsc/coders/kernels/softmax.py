@@ -45,6 +45,12 @@ class Softmax(NamedTuple):
         return (self.beta * (values - self.largest.gather(1, group))).exp() / self.total.gather(1, group)
 
 
+def check_groups(latents: int, groups: int) -> None:
+    """Raise ValueError unless `latents` can be cut into so many equal groups."""
+    if latents % groups:
+        raise ValueError(f"{latents} latents cannot be cut into {groups} equal groups")
+
+
 def noise_keys(tokens: int, generator: torch.Generator) -> Int[Tensor, "tokens 2"]:
     """Two random words a token, from which the noise of its latents is made; on the generator's device."""
     return torch.randint(_WORD + 1, (tokens, 2), generator=generator, device=generator.device)

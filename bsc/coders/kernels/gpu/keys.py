@@ -6,8 +6,8 @@ import triton.language as tl
 
 @triton.jit
 def sortable(values):
-    """Unsigned integers in the order of float32 values, above 0 for numbers; -0 and 0 are one, NaN has a place too."""
-    bits = (values + 0.0).to(tl.uint32, bitcast=True)
+    """Unsigned integers in the order of float32 values, all above 0; -0 and 0 are one, NaN of either sign is above infinity."""
+    bits = tl.where(values == values, (values + 0.0).to(tl.uint32, bitcast=True), 0x7FC00000)
     return bits ^ tl.where(bits >> 31 == 1, 0xFFFFFFFF, 0x80000000)
 
 

@@ -1,0 +1,26 @@
+"""What a step takes beyond parameters, gradients and the optimiser's state, over that of the pre-activations.
+
+Each in a process of its own, by the benchmark's own measure.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "coders.py"
+TOKENS, LATENTS = 2048, 18_432
+
+pytestmark = [
+    pytest.mark.compiled,
+    pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc"),
+]
+
+
+@pytest.mark.parametrize("binariser", ["topk", "binary-topk", "groupmax", "binary-threshold", "gumbel", "reinmax", "hybrid"])
+def test_never_two_tensors_like_the_preactivations(binariser):
+    sizes = f"--width=16 --latents={LATENTS} --k=32 --tokens={TOKENS}".split()
+    command = [sys.executable, str(BENCHMARK), "--memory", "--only", binariser, "--dtypes", "float32", *sizes]
+    peak = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) * 1e6
+    assert 0.9 < peak / (4 * TOKENS * LATENTS) < 1.6
