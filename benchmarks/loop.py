@@ -3,12 +3,13 @@
     python benchmarks/loop.py
 
 Needs the activations of config/config.yaml: run the demo first. Prints, and writes to benchmarks/results/loop.json, tokens a
-second of `Trainer.advance` on one batch over and over, and of the loop of `bsc train` (rows gathered from the memory-mapped
-shards by a thread ahead of it), for a coder of the config; and their ratio.
+second of `Trainer.advance` on one batch over and over, and of the loop of `bsc train`, less what it takes to start (rows
+gathered from the memory-mapped shards by a thread ahead of it, progress, log), for a coder of the config; and their ratio.
 """
 
 import argparse
-from contextlib import closing
+import os
+import tempfile
 from pathlib import Path
 
 import torch
@@ -19,8 +20,11 @@ from bsc.config import load
 from bsc.device import device, keep_freed_memory
 from bsc.paths import INDEX
 from bsc.stages import Plan
-from bsc.training.batches import Batches, prefetched
+from bsc.training.batches import Batches
+from bsc.training.loop import Task, run
 from bsc.training.trainer import Trainer
+
+_EVER = 1e9  # seconds: no checkpoints
 
 
 def main() -> None:
@@ -28,17 +32,19 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path("config/config.yaml"))
     parser.add_argument("--steps", type=int, default=40, help="steps a round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1, help="of the step; a job of the demo has one core")
+    parser.add_argument("--cores", type=int, default=1, help="of this process; a job of the demo has one")
+    parser.add_argument("--no-record", action="store_true", help="print only")
     arguments = parser.parse_args()
 
     keep_freed_memory()
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(arguments.cores)
+    if hasattr(os, "sched_setaffinity"):  # the thread that reads ahead has no other core either
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.cores])
     plan = Plan(load([arguments.config]))
     coder = plan.config.coder_ids[0]
     spec = plan.coder(coder).spec
     index = Path(plan.config.results) / INDEX.format(model=coder.model, hookpoint=coder.hookpoint, split="train")
-    batches = Batches(ActivationStore.open(index), spec.batch_tokens, spec.seed, "input", device())
-    first = batches.at(0)
+    first = Batches(ActivationStore.open(index), spec.batch_tokens, spec.seed, "input", device()).at(0)
     trainer = Trainer(spec.model_copy(update={"tokens": 10**9}), first, device())
 
     def bare() -> None:
@@ -46,13 +52,13 @@ def main() -> None:
             trainer.advance(first)
             trainer.log.fetch()
 
-    def loop() -> None:
-        with closing(prefetched(batches.at, range(trainer.step, trainer.step + arguments.steps))) as upcoming:
-            for batch in upcoming:
-                trainer.advance(batch)
-                trainer.log.fetch()
+    def loop(steps: int) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            run([Task(spec.model_copy(update={"tokens": steps * spec.batch_tokens}), Path(folder), index)], _EVER)
 
-    taken = medians({"bare step": bare, "loop": loop}, arguments.rounds)
+    cases = {"bare step": bare, "loop": lambda: loop(arguments.steps + 1), "a loop of one step": lambda: loop(1)}
+    taken = medians(cases, arguments.rounds)
+    taken["loop"] -= taken.pop("a loop of one step")
     tokens = arguments.steps * spec.batch_tokens
     measured = {
         "coder": str(coder),
@@ -60,7 +66,8 @@ def main() -> None:
         "loop_over_bare": round(taken["bare step"] / taken["loop"], 3),
     }
     print(facts(), measured, sep="\n")
-    record("loop", f"M={spec.latents} k={spec.k} N={spec.batch_tokens}", measured)
+    if not arguments.no_record:
+        record("loop", f"M={spec.latents} k={spec.k} N={spec.batch_tokens}", measured)
 
 
 if __name__ == "__main__":

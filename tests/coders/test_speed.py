@@ -60,12 +60,16 @@ def test_gradients_take_a_fraction_of_gathering_and_adding(medians, batch):
     assert taken["rows"] < 0.8 * taken["added"], taken
 
 
-@pytest.mark.parametrize(("variant", "most"), [("topk", 2.5), ("binary-topk", 2.5), ("binary-groupmax", 2.5), ("gumbel", 6.0)])
-def test_a_step_costs_a_few_of_its_products(medians, monkeypatch, variant, most):
+def test_a_step_costs_little_more_than_its_product(medians, monkeypatch):
+    """Limits leave room for a machine that does other things too: idle, they are 1.1, 1, 1, 2.3 at the sizes of the paper."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     import coders
 
     shape = argparse.Namespace(width=576, latents=9_216, k=32, tokens=1_024)
-    cases = {**coders.products(shape), "step": coders.step(variant, shape, "float32")}
-    taken = medians(cases, 5)
-    assert taken["step"] < most * taken["product float32"], taken
+    variants = ("topk", "binary-topk", "binary-groupmax", "gumbel")
+    product = coders.products(shape)["product float32"]
+    taken = medians({"product": product, **{one: coders.step(one, shape, "float32") for one in variants}}, 5)
+    assert taken["topk"] < 2.3 * taken["product"], taken
+    assert taken["binary-topk"] < 1.3 * taken["topk"], taken
+    assert taken["binary-groupmax"] < 1.3 * taken["topk"], taken
+    assert taken["gumbel"] < 3.0 * taken["topk"], taken
