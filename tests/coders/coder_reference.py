@@ -106,11 +106,17 @@ def smooth(ste: str, margin: Tensor, T: float) -> Tensor:
 
 
 def staircase(p: Tensor, step: Tensor, levels: int) -> Tensor:
-    """LSQ: z = s·clip(round(p/s), 0, Q); to s by autograd, its rounding passed straight through; to p with slope 1."""
+    """LSQ: z = s·clip(round(p/s), 0, Q); to s by autograd, its rounding passed straight through; to p with slope 1.
+
+    Beyond an end nothing reaches p that would take it further, by descent, from the other.
+    """
     scaled = p.detach() / step
     rounded = scaled + (scaled.round() - scaled).detach()
     inside = (scaled > 0) & (scaled < levels)
-    return step * torch.where(inside, rounded, rounded.detach().clamp(0, levels)) + (p - p.detach())
+    through = p - p.detach()
+    if through.requires_grad:
+        through.register_hook(lambda g: g.where(inside | torch.where(scaled <= 0, g < 0, g > 0), 0.0))
+    return step * torch.where(inside, rounded, rounded.detach().clamp(0, levels)) + through
 
 
 def surrogate(coder: SparseCoder, own: dict[str, Tensor], p: Tensor, S: Tensor, extra: dict[str, Tensor]) -> Tensor:

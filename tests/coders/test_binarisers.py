@@ -337,6 +337,23 @@ def test_step_sizes_start_from_tokens_all_over_the_batch():
     torch.testing.assert_close(coder.binariser.log_step.exp() * 3, largest.expand(4))
 
 
+def test_pre_activations_stay_where_bits_tell_them_apart():
+    """Were the gradient passed on beyond the largest value too, nine in ten would lie there."""
+    generator = torch.Generator().manual_seed(15)
+    coder = SparseCoder(8, 60, 6, "transcoder", "nbit", {"bits": 3}, generator=generator)
+    x = torch.randn(256, 8, generator=generator)
+    y = torch.tanh(2 * x @ torch.randn(8, 8, generator=generator))
+    coder.initialise_from(x, y)
+    optimiser = torch.optim.Adam(coder.parameters(), lr=0.1)
+    for _ in range(200):
+        optimiser.zero_grad()
+        (coder(x) - y).square().mean().backward()
+        optimiser.step()
+    code = coder.encode(x)
+    levels = (code.values / coder.binariser.log_step.exp()[code.indices]).round()
+    assert (levels == 7).double().mean() < 0.5
+
+
 def test_many_bits_are_topk():
     fine, x, _ = make("transcoder", "nbit", {"bits": 24}, width=8, latents=60, k=6, seed=13)
     plain, *_ = make("transcoder", "topk", {}, width=8, latents=60, k=6, seed=13)

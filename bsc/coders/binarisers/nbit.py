@@ -20,9 +20,11 @@ _PERCENTILE = 0.99
 class NBit(Binariser):
     """S = the k largest of p; z = s·clip(round(p/s), 0, Q) with Q = 2^bits - 1; s = exp(log s), learned per latent.
 
-    Backward: to p straight through, dz/dp = 1 on all of S, also where p saturates (plain LSQ gives 0 there); to s as in LSQ,
-    dz/ds = round(p/s) - p/s between the ends, 0 at the lower and Q at the upper one. LSQ's constant factor before ds is
-    left out: neither Adam nor the sign of the gradient feels it. Rounding is half to even.
+    Backward: to p straight through, dz/dp = 1, on S between the ends; at or beyond an end only where that moves p back towards
+    the other. (Plain LSQ gives 0 there, so that a p once beyond stays. With 1 there, p runs away: nothing that it does changes
+    z, and after 400 steps every latent has but the value sQ, whatever b is.) To s as in LSQ, dz/ds = round(p/s) - p/s
+    between the ends, 0 at the lower and Q at the upper one. LSQ's constant factor before ds is left out: neither Adam nor the
+    sign of the gradient feels it. Rounding is half to even.
     """
 
     def __init__(self, latents: int, k: int, bits: int = 2) -> None:
@@ -61,5 +63,7 @@ class _Quantised(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         scaled, level = ctx.saved_tensors
-        inside = (scaled > 0) & (scaled < ctx.levels)
-        return gradient, gradient * torch.where(inside, level - scaled, level), None
+        low, high = scaled <= 0, scaled >= ctx.levels
+        inside = ~(low | high)
+        back = (low & (gradient < 0)) | (high & (gradient > 0))
+        return gradient * (inside | back), gradient * torch.where(inside, level - scaled, level), None
