@@ -54,7 +54,8 @@ def _draw_panel(axes: Axes, panel: Panel, points: pd.DataFrame, spec: FigureSpec
         chosen = curve[curve["chosen"]]
         axes.plot(chosen["learning_rate"], chosen["fvu"], "o", ms=8, mfc="none", mec=line["color"], zorder=3)
         diverged = curve[curve["fvu"].isna()]
-        axes.plot(diverged["learning_rate"], [top] * len(diverged), "x", color=line["color"], clip_on=False)
+        if len(diverged):  # an empty line that is not clipped lies in the figure's corner, and the layout makes room for it
+            axes.plot(diverged["learning_rate"], [top] * len(diverged), "x", color=line["color"], clip_on=False)
     axes.set_xscale("log")
     rates = sorted(points["learning_rate"].unique())
     shown = rates[:: -(-len(rates) // _MOST_TICKS)]

@@ -26,6 +26,14 @@ def test_curves_with_what_was_chosen(tmp_path: Path, finished) -> None:
     assert (tmp_path / "figure.png").exists()
 
 
+def test_a_sweep_in_which_nothing_diverged_has_room_for_its_panel(tmp_path: Path, finished) -> None:
+    for coder in CODERS:
+        write_choice(tmp_path, coder, highest=0.4)
+    draw(figure_spec("learning-rates", CODERS), tmp_path, tmp_path / "figure")
+    (figure, _), *_ = finished
+    assert all(area.get_window_extent().height / figure.dpi > 1 for area in figure.axes)
+
+
 def test_without_a_sweep_there_is_nothing_to_show(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has nothing to show") as caught:
         draw(figure_spec("learning-rates", []), tmp_path, tmp_path / "figure")
