@@ -25,8 +25,10 @@ from bsc.errors import UserError
 from bsc.figures.text import FAMILY, width_points, wrapped
 from bsc.io import atomic
 
-PALETTE = ("#000000", "#E69F00", "#0072B2", "#56B4E9", "#B3A400", "#D55E00", "#009E73", "#CC79A7", "#882255", "#7A7A7A")
-"""Okabe and Ito's eight, their yellow darkened: it vanishes on white; then a wine red of Tol's, and a grey."""
+OKABE_ITO = ("#000000", "#E69F00", "#0072B2", "#56B4E9", "#B3A400", "#D55E00", "#009E73", "#CC79A7")
+"""Their eight, the yellow darkened: it vanishes on white."""
+PALETTE = (*OKABE_ITO, "#882255", "#7A7A7A", "#332288", "#44AA99", "#661100")
+"""Then colours of Tol's, and a grey. Markers are 10, which has no factor in common with 13: 130 looks before one comes again."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 GREY = "#6F6F6F"
@@ -60,8 +62,7 @@ def mark(binariser: str, style: Mapping[str, Any]) -> Mark:
     """
     place = style["places"][binariser] if binariser in style.get("places", {}) else list(REGISTRY).index(binariser)
     palette = style.get("palette") or PALETTE
-    marker = MARKERS[(place + place // len(MARKERS)) % len(MARKERS)]  # after the last colour, the first with another marker
-    return Mark(palette[place % len(palette)], marker, REGISTRY[binariser].continuous)
+    return Mark(palette[place % len(palette)], MARKERS[place % len(MARKERS)], REGISTRY[binariser].continuous)
 
 
 @contextmanager

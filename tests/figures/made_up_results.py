@@ -380,7 +380,7 @@ def _write_cache(folder: Path, tokens: np.ndarray, generator: np.random.Generato
 
 
 def write_choice(results: Path, coder: CoderId, *, at_edge: bool = False, highest: float | None = None) -> None:
-    """What `bsc choose` writes of a sweep of three rates, the middle one best. highest: the last one's FVU; None: it diverged."""
+    """What `bsc choose` writes of a sweep of three rates, the middle one best. highest: the last one's FVU, or None."""
     found = {0.001: 0.2 if at_edge else 0.5, 0.01: 0.25, 0.1: highest}
     curve = [{"learning_rate": rate, "fvu": fvu} for rate, fvu in found.items()]
     choice = {"learning_rate": 0.001 if at_edge else 0.01, "at_edge": at_edge, "curve": curve}

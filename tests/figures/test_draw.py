@@ -152,8 +152,8 @@ def test_a_palette_with_no_colour_in_it_is_refused(written, tmp_path: Path) -> N
 def test_binarisers_are_told_apart_and_keep_their_looks() -> None:
     marks = [style.mark(name, STYLE) for name in REGISTRY]
     assert len({(mark.colour, mark.marker) for mark in marks}) == len(REGISTRY)
-    more = [style.mark(name, {**STYLE, "places": {name: place}}) for name in ("topk",) for place in range(100)]
-    assert len({(mark.colour, mark.marker) for mark in more}) == 100
+    more = [style.mark(name, {**STYLE, "places": {name: place}}) for name in ("topk",) for place in range(130)]
+    assert len({(mark.colour, mark.marker) for mark in more}) == 130
     assert [mark.continuous for mark in marks] == [entry.continuous for entry in REGISTRY.values()]
     assert style.mark("gumbel", {**STYLE, "palette": ["red"]}).colour == "red"
 
