@@ -28,7 +28,7 @@ from bsc.io import atomic
 OKABE_ITO = ("#000000", "#E69F00", "#0072B2", "#56B4E9", "#B3A400", "#D55E00", "#009E73", "#CC79A7")
 """Their eight, the yellow darkened: it vanishes on white."""
 PALETTE = (*OKABE_ITO, "#882255", "#7A7A7A", "#332288", "#44AA99", "#661100")
-"""Then colours of Tol's, and a grey. Markers are 10, which has no factor in common with 13: 130 looks before one comes again."""
+"""Then colours of Tol's, and a grey. Markers are 10, which has no factor in common with 13: 130 looks in all."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 GREY = "#6F6F6F"
