@@ -23,7 +23,9 @@ def standardised_difference(features: Features, positive: Bool[np.ndarray, " doc
 
     0 for a feature that is the same everywhere, infinite for one that is constant on both sides and differs between them.
     """
-    inside, outside = features[positive], features[~positive]
+    # Less the first document's, a feature that is the same everywhere is 0, whose mean and variance are not rounded.
+    shifted = features.astype(np.float64) - features[:1]
+    inside, outside = shifted[positive], shifted[~positive]
     difference = inside.mean(axis=0) - outside.mean(axis=0)
     spread = np.sqrt((inside.var(axis=0, ddof=1) + outside.var(axis=0, ddof=1)) / 2)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -36,6 +36,15 @@ def test_constant_features_come_last_and_perfect_ones_first():
     assert best_features(features, positive, 3).tolist() == [1, 0, 2]
 
 
+def test_rounding_makes_no_difference_of_a_constant_feature():
+    """Which, over a variance that is rounding too, was larger than that of any feature that tells the classes apart."""
+    positive = np.arange(225) < 80
+    features = np.random.default_rng(1).normal(size=(225, 5)).astype(np.float32)
+    features[:, 2] = 0.0301
+    assert standardised_difference(features, positive)[2] == 0
+    assert best_features(features, positive, 5)[-1] == 2
+
+
 def test_choice_and_fit_see_training_documents_alone(data):
     features, positive = data
     train = np.arange(120) < 80
