@@ -165,9 +165,8 @@ def main() -> None:
     for case, value in measured.items():
         print(f"{value:10.1f}  {case}")
     if not shape.no_record:
-        some = [] if shape.only == list(VARIANTS) else shape.only
-        some += [] if shape.dtypes == DTYPES else shape.dtypes
-        record("coders", ", ".join([name, "memory in MB" if shape.memory else "milliseconds", *some]), {"median": measured})
+        chosen = [*([] if shape.only == list(VARIANTS) else shape.only), *([] if shape.dtypes == DTYPES else shape.dtypes)]
+        record("coders", ", ".join([name, "memory in MB" if shape.memory else "milliseconds", *chosen]), {"median": measured})
 
 
 def timings(shape: argparse.Namespace) -> dict[str, float]:
@@ -181,9 +180,9 @@ def timings(shape: argparse.Namespace) -> dict[str, float]:
         beside = {case: table[f"{case} (beside {dtype} steps)"] for case in baselines}
         for case in steps:
             table[case] = taken[case]
-            for product in ("float32 product", "bfloat16 product"):
-                if (name := " ".join(product.split()[::-1])) in beside:
-                    table[f"{case} / {product}"] = taken[case] / beside[name]
+            for kind in ("float32", "bfloat16"):
+                if f"product {kind}" in beside:
+                    table[f"{case} / {kind} product"] = taken[case] / beside[f"product {kind}"]
             table[f"eai-sparsify / {case}"] = beside["eai-sparsify topk float32"] / taken[case]
             if f"topk {dtype}" in taken:
                 table[f"{case} / topk"] = taken[case] / taken[f"topk {dtype}"]

@@ -851,8 +851,9 @@ def _faults_of_files(config: Config, root: Path) -> Iterator[Fault]:
         if not (root / rest / "config.json").is_file():
             yield ("models", name, "source"), f"no model folder at {root / rest} (no config.json in it)"
             continue
-        for key, there, found in _shapes(model, root / rest / "config.json"):
-            if found != getattr(model, key):
+        said = _read(root / rest / "config.json")
+        for key, there in (("width", "hidden_size"), ("layers", "num_hidden_layers")):
+            if (found := said.get(there, getattr(model, key))) != getattr(model, key):
                 yield ("models", name, key), f"the model at {root / rest} has {found} (`{there}` in its config.json)"
     for block, text in (("corpus", config.corpus), ("probing", config.probing)):
         for package in (text and text.packages) or []:
@@ -876,14 +877,13 @@ def _faults_of_files(config: Config, root: Path) -> Iterator[Fault]:
         )
 
 
-def _shapes(model: Model, file: Path) -> Iterator[tuple[str, str, Any]]:
-    """What a model folder's config.json says, if it can be read: a key of ours, its name there, and its value."""
+def _read(file: Path) -> dict[str, Any]:
+    """What a model folder's config.json says; nothing if it cannot be read, which `bsc model` will tell."""
     try:
         said = json.loads(file.read_bytes())
     except (OSError, ValueError):
-        return  # `bsc model` says what is wrong with it
-    for key, there in (("width", "hidden_size"), ("layers", "num_hidden_layers")):
-        yield key, there, said.get(there, getattr(model, key)) if isinstance(said, dict) else getattr(model, key)
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 _NUMBER = "constrained-float"
@@ -981,7 +981,7 @@ def load(files: list[Path], merged: Mapping[str, Any] | None = None, *, root: Pa
     config are relative to, the working directory by default.
     Raises UserError that lists every fault with its file, line and key.
     """
-    lines = _Lines(files)
+    root, lines = root or Path.cwd(), _Lines(files)
     raw: Any = dict(merged) if merged is not None else {}
     if merged is None:
         for content in lines.read:
@@ -994,9 +994,9 @@ def load(files: list[Path], merged: Mapping[str, Any] | None = None, *, root: Pa
     else:
         faults = [*_faults_of_settings(config), *_faults_of_grid(config), *_faults_of_amounts(config)]
         faults += [] if faults else [*_faults_of_finetuning(config), *_faults_of_finetuned(config)]
-        faults += [*_faults_of_ablation(config), *_faults_of_probing(config, root or Path.cwd())]
-        faults += [*_faults_of_llms(config, root or Path.cwd()), *_faults_of_embedding(config, root or Path.cwd())]
-        faults += _faults_of_files(config, root or Path.cwd())
+        faults += [*_faults_of_ablation(config), *_faults_of_probing(config, root)]
+        faults += [*_faults_of_llms(config, root), *_faults_of_embedding(config, root)]
+        faults += _faults_of_files(config, root)
         if not faults:
             return config
     messages = [f"{lines.where(at)}: `{'.'.join(map(str, at)) or 'config'}`: {message}" for at, message in faults]

@@ -195,9 +195,9 @@ def figure_files():
 
 def figure_inputs(figure):
     """The results that a figure reads. Raises WorkflowError when this config has nothing for it."""
-    if not plan.figure_coders(figure):
-        raise WorkflowError(f"`{figure}` has nothing to show: it needs {FIGURES[figure].lacks}")
     coders, needs = plan.figure_coders(figure), FIGURES[figure].needs
+    if not coders:
+        raise WorkflowError(f"`{figure}` has nothing to show: it needs {FIGURES[figure].lacks}")
     everything = coders + (plan.joint_coders if FIGURES[figure].joint else [])
     hookpoints = sorted({(coder.model, coder.hookpoint) for coder in everything})
     found = []
