@@ -10,7 +10,7 @@ import ast
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def _tree(name: str) -> ast.Module:
 def _imports(name: str) -> frozenset[str]:
     """The bsc modules that a module imports anywhere in its text, and the packages around them."""
     found: set[str] = set()
-    for node in ast.walk(_tree(name)):
+    for node in _statements(_tree(name)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -102,10 +102,18 @@ def _with_parents(name: str) -> Iterable[str]:
 @cache
 def _tree_hash(name: str) -> str:
     tree = _tree(name)
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [child for child in node.body if not _is_bare_string(child)] or [ast.Pass()]
     return hashlib.sha256((ast.dump(tree, include_attributes=False) + _compiled(name)).encode()).hexdigest()
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """A node and every statement within it; expressions, which are most of a tree, hold none and are not walked."""
+    yield node
+    for field in ("body", "handlers", "orelse", "finalbody", "cases"):
+        for child in getattr(node, field, ()):
+            yield from _statements(child)
 
 
 def _compiled(name: str) -> str:
