@@ -46,7 +46,14 @@ def _is_hookpoint(name: str) -> str:
     return name
 
 
+def _is_colour(colour: str) -> str:
+    if not re.fullmatch("#[0-9a-fA-F]{6}", colour):
+        raise ValueError(f"`{colour}` is no colour: write #RRGGBB, in quotation marks, as # begins a comment")
+    return colour
+
+
 Hookpoint = Annotated[str, AfterValidator(_is_hookpoint)]
+Colour = Annotated[str, AfterValidator(_is_colour)]
 Seed = Annotated[int, Field(ge=0)]
 
 
@@ -471,7 +478,7 @@ class Figures(_Strict):
 
     column_inches: Rate = 3.4
     font_size: Rate = 8.0
-    palette: Annotated[list[str], Field(min_length=1)] | None = None
+    palette: Annotated[list[Colour], Field(min_length=1)] | None = None
     dpi: Positive = 200
     explainer: str = NGRAM
 

@@ -123,6 +123,7 @@ FAULTS = [
     ({"autointerp__window": 31}, "autointerp.window", "does not divide"),
     ({"activations__mode": "streamed"}, "activations.mode", "'stream'"),
     ({"cohort": 0}, "cohort", "greater than or equal to 1"),
+    ({"figures": {"palette": ["#0072B2", "mauve"]}}, "figures.palette", "`mauve` is no colour: write #RRGGBB"),
     ({"activations__shard_tokens": 100}, "activations.shard_tokens", "no multiple"),
     ({"training__warmup_steps": 1000}, "training.warmup_steps", "no more than the warm-up"),
     ({"tune": {"rates": [0.1], "tokens": 10_240}}, "tune.rates", "at least 2"),

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,6 +80,11 @@ def smoke() -> Config:
     return load([ROOT / "config" / "smoke.yaml"])
 
 
+def written(config: Config) -> dict[str, Any]:
+    """What its file says: blocks that it lacks are not there."""
+    return config.model_dump(exclude_unset=True)
+
+
 def with_changes(config: Config, **changes: object) -> Plan:
     return Plan(config.model_copy(update=changes))
 
@@ -124,7 +130,7 @@ def test_embeddings_and_negatives_are_part_of_scores_where_they_are_asked_for(sm
     def planned(**changes: object) -> Plan:
         model = {"source": "pypi:some-embedder==1", "sha256": "0" * 64}
         changed = {**smoke.autointerp.model_dump(), "embedding": model, **changes}
-        return Plan(Config.model_validate({**smoke.model_dump(exclude_unset=True), "autointerp": changed}))
+        return Plan(Config.model_validate({**written(smoke), "autointerp": changed}))
 
     def same(one: Plan, other: Plan, stage: str) -> bool:
         return getattr(one, stage)(CODER, "trained").digest == getattr(other, stage)(CODER, "trained").digest
@@ -160,8 +166,8 @@ def test_a_variant_is_a_coder_of_its_binariser_and_stale_by_itself(smoke: Config
     def planned(strength: float) -> Plan:
         held = {"frequency": {"control": "bias", "strength": strength}}
         added = {"architectures": ["sae"], "binarisers": ["topk", "topk.held"], "k": [16]}
-        coders = [*smoke.model_dump(exclude_unset=True)["coders"], added]
-        return Plan(Config.model_validate({**smoke.model_dump(exclude_unset=True), "binarisers": {"topk.held": held}, "coders": coders}))
+        coders = [*written(smoke)["coders"], added]
+        return Plan(Config.model_validate({**written(smoke), "binarisers": {"topk.held": held}, "coders": coders}))
 
     before, after = planned(0.1), planned(0.2)
     plain, held = (CoderId("smollm2-135m-instruct", "layers.0.mlp", "sae", name, 16, 1) for name in ("topk", "topk.held"))
@@ -180,7 +186,7 @@ def test_a_finetuned_coder_is_stale_with_its_settings_its_base_and_its_others(sm
         coders = [{"architectures": ["sae", "transcoder"], "binarisers": ["topk", "topk.e2e"], "k": [16]}]
         rates = {"learning_rate": {"sae": sae, "transcoder": 1e-2}}
         changes = {"binarisers": {"topk": rates, "topk.e2e": tuned}, "coders": coders, "cohort": 4}
-        return Plan(Config.model_validate({**smoke.model_dump(exclude_unset=True), **changes, **(base or {})}))
+        return Plan(Config.model_validate({**written(smoke), **changes, **(base or {})}))
 
     def named(architecture: str, name: str, hookpoint: str = "layers.0.mlp") -> CoderId:
         return CoderId("smollm2-135m-instruct", hookpoint, architecture, name, 16, 1)
@@ -231,7 +237,7 @@ def test_a_sweep_is_made_once_and_chooses_for_all_coders_without_a_rate(smoke: C
     def planned(*rates: float, tokens: int = 5_120) -> Plan:
         rate = {"learning_rate": {"skip-transcoder": 0.1}}
         added = {"tune": {"rates": rates, "tokens": tokens}, "binarisers": {"topk": rate}}
-        return Plan(Config.model_validate({**smoke.model_dump(exclude_unset=True), **added}))
+        return Plan(Config.model_validate({**written(smoke), **added}))
 
     plan, wider, longer = planned(0.01, 2e-5), planned(0.01, 2e-5, 0.1), planned(0.01, 2e-5, tokens=6_144)
     tuned = [coder for coder in smoke.coder_ids if coder.binariser != "topk"]

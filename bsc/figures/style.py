@@ -14,14 +14,12 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bsc.coders.binarisers.registry import REGISTRY
-from bsc.errors import UserError
 from bsc.figures.text import FAMILY, width_points, wrapped
 from bsc.io import atomic
 
@@ -67,13 +65,7 @@ def mark(binariser: str, style: Mapping[str, Any]) -> Mark:
 
 @contextmanager
 def styled(style: Mapping[str, Any]) -> Iterator[None]:
-    """Draw and save under the style. Mathtext is off: text from data sets is full of dollar signs.
-
-    Raises UserError when the palette names something that is no colour.
-    """
-    for colour in style.get("palette") or ():
-        if not is_color_like(colour):
-            raise UserError(f"`{colour}` is no colour", where="figures.palette", fix="write colours as #RRGGBB")
+    """Draw and save under the style. Mathtext is off: text from data sets is full of dollar signs."""
     size = style["font_size"]
     settings: Any = {
         "axes.axisbelow": True,

@@ -143,12 +143,6 @@ def test_missing_results_are_named(tmp_path: Path) -> None:
         draw(figure_spec("fig1", grid()), tmp_path, tmp_path / "fig1")
 
 
-def test_a_palette_with_no_colour_in_it_is_refused(written, tmp_path: Path) -> None:
-    coders = grid(binarisers=("topk",))
-    with pytest.raises(UserError, match="mauve-ish"):
-        draw(figure_spec("fig1", coders, palette=["mauve-ish"]), written(coders), tmp_path / "fig1")
-
-
 def test_binarisers_are_told_apart_and_keep_their_looks() -> None:
     marks = [style.mark(name, STYLE) for name in REGISTRY]
     assert len({(mark.colour, mark.marker) for mark in marks}) == len(REGISTRY)

@@ -13,6 +13,11 @@ MODEL = "smollm2-135m-instruct"
 CODER = f"coders/{MODEL}/layers.0.mlp/skip-transcoder-gumbel-k16/seed1"
 FEW = ["results/smoke/figures/fig3.pdf", "results/smoke/tables/coders.csv"]
 """Behind them is every stage."""
+SAE = """  - hookpoints: [layers.0.mlp]
+    architectures: [sae]
+    binarisers: [binary-topk]
+    k: [16]
+"""
 PROFILE = ["--profile", "profiles/slurm", "--configfile", "config/smoke.yaml", "-j", "64"]
 SOONER = ["--seconds-between-status-checks", "2", "--submitit-longest-interval", "4", "--latency-wait", "20"]
 
@@ -42,7 +47,11 @@ def finish(process: subprocess.Popen[str], cluster: Cluster) -> str:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    return copy(ROOT, tmp_path_factory.mktemp("cluster"), results=False)
+    """Nothing built yet, and two coders to build: every stage, and few jobs of each."""
+    copied = copy(ROOT, tmp_path_factory.mktemp("cluster"), results=False)
+    copied.edit("config/smoke.yaml", "hookpoints: [layers.0.mlp, layers.1.mlp]", "hookpoints: [layers.0.mlp]")
+    copied.edit("config/smoke.yaml", SAE, "")
+    return copied
 
 
 def test_every_stage_through_the_profile(made: Checkout, cluster: Cluster) -> None:
