@@ -296,7 +296,8 @@ class FigureSpec(_Spec):
     """A figure or table. coders: (model, hookpoint, architecture, binariser) with the seeds of each k; labels by binariser.
 
     resamples and seed: of the bootstraps of differences between coders. explainers: whose explanations and scores it shows,
-    the first of them where it shows but one. optimiser: of the sweeps that it shows, if any.
+    the first of them where it shows but one. sweep: of the sweeps that it shows, if any, `optimiser`, `tokens` a trial, and
+    `training_tokens`, on which the coders of the grid are trained.
     """
 
     name: str
@@ -307,7 +308,7 @@ class FigureSpec(_Spec):
     resamples: int
     seed: int
     explainers: list[str] = Field(default=[NGRAM], exclude_if=lambda names: names == [NGRAM])
-    optimiser: str | None = Field(default=None, exclude_if=lambda name: name is None)
+    sweep: dict[str, Any] | None = Field(default=None, exclude_if=lambda sweep: sweep is None)
 
 
 class GallerySpec(_Spec):
@@ -669,6 +670,7 @@ class Plan:
             return ["trained"]
         wanted = ["trained", *(["random"] if "random" in controls else [])]
         binarised = "binarised" in controls and REGISTRY[coder.binariser].continuous
+        binarised = binarised and self.config.settings(coder.binariser).get("bits") != 1  # it would be the coder itself
         return [*wanted, *(["binarised"] if binarised else [])]
 
     def _latents(self, coder: CoderId, variant: str) -> Stage:
@@ -787,9 +789,16 @@ class Plan:
             style=self.config.figures.model_dump(exclude={"explainer"}) | self._places,
             **self.config.evaluation.model_dump(include={"resamples", "seed"}),
             explainers=self.figure_explainers(name),
-            optimiser=self.config.training.optimiser if "choice" in FIGURES[name].needs else None,
+            sweep=self._sweep_facts if "choice" in FIGURES[name].needs else None,
         )
         return _stage(spec, (FIGURES[name].module,))
+
+    @property
+    def _sweep_facts(self) -> dict[str, Any] | None:
+        tune, training = self.config.tune, self.config.training
+        if tune is None:
+            return None
+        return {"optimiser": training.optimiser, "tokens": tune.tokens, "training_tokens": training.tokens}
 
     def gallery(self) -> Stage:
         """The page of all figures and tables."""

@@ -255,7 +255,7 @@ def test_a_sweep_is_made_once_and_chooses_for_all_coders_without_a_rate(smoke: C
     assert trial.digest == wider.trial(sweep, "2e-05").digest != longer.trial(sweep, "2e-05").digest
     assert (trial.spec.learning_rate, trial.spec.tokens) == (2e-5, 5_120)
     assert plan.figure_coders("learning-rates") == plan.sweeps
-    assert plan.figure("learning-rates").spec.optimiser == "adam"
+    assert plan.figure("learning-rates").spec.sweep == {"optimiser": "adam", "tokens": 5_120, "training_tokens": 10_240}
     assert not Plan(smoke).figure_coders("learning-rates")
 
 
@@ -263,3 +263,21 @@ def test_the_time_of_a_step_is_of_coders_trained_one_by_one(smoke: Config) -> No
     """In a cohort it is that of all members."""
     assert Plan(smoke).figure_coders("runtime")
     assert not Plan(smoke.model_copy(update={"cohort": 4})).figure_coders("runtime")
+
+
+def test_values_of_one_bit_have_no_binarised_control(smoke: Config) -> None:
+    """It would be the coder itself."""
+    bits = {"nbit.b1": {"bits": 1}, "nbit.b2": {"bits": 2}}
+    added = {"architectures": ["sae"], "binarisers": ["topk", *bits], "k": [16]}
+    plan = Plan(
+        Config.model_validate(
+            {
+                **written(smoke),
+                "binarisers": bits,
+                "coders": [added],
+                "autointerp": {**smoke.autointerp.model_dump(), "controls": ["binarised"]},
+            }
+        )
+    )
+    found = {coder.binariser: plan.variants(coder) for coder in plan.config.coder_ids}
+    assert found == {"topk": ["trained", "binarised"], "nbit.b1": ["trained"], "nbit.b2": ["trained", "binarised"]}

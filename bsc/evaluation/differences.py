@@ -14,6 +14,8 @@ from bsc.evaluation.bootstrap import LEVEL, Counts, Interval, bootstrap
 Replicates = Float[np.ndarray, "estimate_and_resamples"]
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
+_NOTHING = 1e-12
+"""What rounding may make of a difference of nothing."""
 
 
 def replicates(numerators: ArrayLike, denominators: ArrayLike, *, resamples: int, seed: int) -> Replicates:
@@ -68,17 +70,18 @@ def verdict(difference: Interval, *, sign: int, margin: float = 0.0) -> str:
     by so much to the other side.
     """
     low, high = sorted((sign * difference.low + margin, sign * difference.high + margin))
-    if low > 0:
+    if low > _NOTHING:
         return HOLDS
-    return FAILS if high < 0 else UNDECIDED
+    return FAILS if high < -_NOTHING else UNDECIDED
 
 
-def units_to_resolve(difference: Interval, units: int) -> int | None:
-    """About how many units would make the interval exclude zero if the difference stayed what it is; None where undefined.
+def units_to_resolve(difference: Interval, units: int, boundary: float = 0.0) -> int | None:
+    """About how many units would make the interval exclude the boundary if the difference stayed what it is; None if undefined.
 
-    The width of an interval falls with the square root of the number of its units.
+    The distance from the difference to either end of its interval falls with the square root of the number of units.
     """
-    half = (difference.high - difference.low) / 2
-    if not np.isfinite(half) or difference.value == 0:
+    apart = difference.value - boundary
+    reach = difference.value - difference.low if apart > 0 else difference.high - difference.value
+    if not np.isfinite(reach) or abs(apart) <= _NOTHING:
         return None
-    return int(np.ceil(units * max(1.0, (half / difference.value) ** 2)))
+    return int(np.ceil(units * max(1.0, (reach / apart) ** 2)))

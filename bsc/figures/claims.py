@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from bsc.evaluation.bootstrap import Interval
 from bsc.evaluation.differences import HOLDS, UNDECIDED, Replicates, interval, over_seeds, units_to_resolve, verdict
 from bsc.figures.evidence import Evidence, Quantity, firing_shares, quantities, subjects
 from bsc.figures.questions import FINDINGS, Claim, Comparison, Seeds, compared, grouped
@@ -100,7 +102,7 @@ def _rows(evidence: Evidence, asked: list[Quantity], cells: list[Comparison], no
     for quantity in asked:
         if quantity.finding not in question.claims or (question.only and quantity.name not in question.only):
             continue
-        sides = [side for one in cells if (side := _compared(evidence, quantity, one)) is not None]
+        sides = _sides(evidence, quantity, cells)
         judged = _judged(evidence, quantity, cells, sides) if sides else _undefined(quantity)
         said = {"question": question.name, "finding": quantity.finding, "claim": question.claims[quantity.finding].text}
         yield {**said, "quantity": quantity.name, **names, **judged, "note": f"{judged['note']} {note}".strip()}
@@ -110,11 +112,20 @@ def _undefined(quantity: Quantity) -> dict[str, Any]:
     return {"verdict": UNDECIDED, "unit": quantity.unit, "n": 0, "seeds": 0, "cells": 0, "note": "nothing could be scored"}
 
 
-def _compared(evidence: Evidence, quantity: Quantity, cells: Comparison) -> Side | None:
+def _sides(evidence: Evidence, quantity: Quantity, cells: list[Comparison], without: int | None = None) -> list[Side]:
+    """Of the cells in which both sides are defined. without: a unit that is left out."""
+    return [side for one in cells if (side := _compared(evidence, quantity, one, without)) is not None]
+
+
+def _compared(evidence: Evidence, quantity: Quantity, cells: Comparison, without: int | None) -> Side | None:
     """One cell: seed by seed where seeds are shared, means over seeds apart where none is; None where a side is undefined."""
     pair = (cells.one, cells.other)
     found = [
-        {seed: drawn for seed, subject in side.items() if (drawn := evidence.replicates(quantity, subject)) is not None}
+        {
+            seed: drawn
+            for seed, subject in side.items()
+            if (drawn := evidence.replicates(quantity, subject, without)) is not None
+        }
         for side in pair
     ]
     shared = sorted(found[0].keys() & found[1].keys())
@@ -132,7 +143,7 @@ def _compared(evidence: Evidence, quantity: Quantity, cells: Comparison) -> Side
 
 
 def _judged(evidence: Evidence, quantity: Quantity, cells: list[Comparison], sides: list[Side]) -> dict[str, Any]:
-    difference = interval(np.mean([side.difference for side in sides], axis=0))
+    difference = _pooled(sides)
     claim = cells[0].question.claims[quantity.finding]
     said = verdict(difference, sign=claim.sign, margin=_margin(claim, quantity))
     return {
@@ -150,26 +161,65 @@ def _judged(evidence: Evidence, quantity: Quantity, cells: list[Comparison], sid
     }
 
 
+def _pooled(sides: list[Side]) -> Interval:
+    return interval(np.mean([side.difference for side in sides], axis=0))
+
+
 def _margin(claim: Claim, quantity: Quantity) -> float:
     return quantity.margin if claim.matches else 0.0
 
 
 def _notes(evidence: Evidence, quantity: Quantity, cells: list[Comparison], sides: list[Side], said: str) -> Iterator[str]:
     """What a reader must know of a row: how it was judged, what is missing from it, and what would decide it."""
-    difference = interval(np.mean([side.difference for side in sides], axis=0))
+    difference = _pooled(sides)
     claim = cells[0].question.claims[quantity.finding]
     if margin := _margin(claim, quantity):
         yield f"No worse than {margin:g} {'below' if claim.sign > 0 else 'above'} counts as a match."
     if said == UNDECIDED and margin and verdict(difference, sign=-claim.sign) == HOLDS:
         yield "The interval includes that, and excludes zero."
-    elif said == UNDECIDED and (needed := units_to_resolve(difference, min(side.units for side in sides))):
-        yield f"The interval includes zero; about {needed:,} {quantity.unit} a coder would resolve a difference of this size."
+    elif said == UNDECIDED and (
+        needed := units_to_resolve(difference, min(side.units for side in sides), -claim.sign * margin)
+    ):
+        yield f"The interval includes {'that' if margin else 'zero'}; {_resolved(evidence, quantity, cells, needed)}."
+    if said == UNDECIDED and quantity.unit == "sequences":
+        yield from _swayed(evidence, quantity, cells, claim)
     if quantity.finding in (2, 3):
         one, other = cells[0].names
         shares = [_unscored(evidence, [getattr(pair, side) for pair in cells]) for side in ("one", "other")]
         yield f"Unscored, of all firings: {shares[0]} ({one}), {shares[1]} ({other})."
     if missing := len(cells) - len(sides):
         yield f"{missing} cells could not be compared: no latent was scored on one side."
+
+
+def _resolved(evidence: Evidence, quantity: Quantity, cells: list[Comparison], needed: int) -> str:
+    """What would resolve a difference of this size: so many units, or seeds where a coder has not so many latents."""
+    if quantity.unit == "latents":
+        most = min(evidence.latents(subject) for pair in cells for side in (pair.one, pair.other) for subject in side.values())
+        if needed > most:
+            return f"all {most:,} latents of a coder would not resolve a difference of this size, but more seeds may"
+    return f"about {needed:,} {quantity.unit} a coder would resolve a difference of this size"
+
+
+def _swayed(evidence: Evidence, quantity: Quantity, cells: list[Comparison], claim: Claim) -> Iterator[str]:
+    """What an undecided difference owes to its most influential sequence, and that it has the wrong sign if it has."""
+    whole = _pooled(_sides(evidence, quantity, cells))
+    if claim.sign * whole.value < 0:
+        yield "The difference has the other sign."
+    without = np.mean([_without_each(evidence, quantity, one) for one in cells], axis=0)
+    most = int(np.abs(without - whole.value).argmax())
+    left = _pooled(_sides(evidence, quantity, cells, most))
+    said = verdict(left, sign=claim.sign, margin=_margin(claim, quantity))
+    yield f"Without sequence {most}, which moves it most, it is {left.value:.2g} [{left.low:.2g}, {left.high:.2g}]: {said}."
+
+
+def _without_each(evidence: Evidence, quantity: Quantity, cells: Comparison) -> NDArray[np.float64]:
+    """The difference of a cell without each sequence: seeds count alike on each side, where they are shared or not."""
+    shared = cells.one.keys() & cells.other.keys()
+    one, other = (
+        np.mean([evidence.left_out(quantity, side[seed]) for seed in shared or side], axis=0)
+        for side in (cells.one, cells.other)
+    )
+    return np.asarray(one - other)
 
 
 def _unscored(evidence: Evidence, by_cell: list[Seeds]) -> str:

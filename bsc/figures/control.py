@@ -18,7 +18,7 @@ _SITE = ["model", "hookpoint", "architecture"]
 
 
 def draw(spec: FigureSpec, results: Path, output: Path) -> None:
-    """Draw a panel for each architecture and hookpoint, at its largest k; CE bars as in the figures by k."""
+    """Draw a panel for each architecture and hookpoint, at its largest k; bars either way are those of the figures by k."""
     table = evaluations(spec, results)
     points = gather(table)
     with style.styled(spec.style):
@@ -33,21 +33,29 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
 def gather(table: pd.DataFrame) -> pd.DataFrame:
     """One row a binariser (or variant) at each site's largest k: its CE increase (`value`, `low`, `high`) and `share`.
 
-    `share`: of all firings, those of latents over 10%; mean over seeds, as `fvu` and `l0`, for what a setting changes else.
+    `share`, with `share_low` and `share_high`: of all firings, those of latents over 10%. `fvu` and `l0`, means over seeds, for
+    what a setting changes else.
     """
     table = table[table["k"] == table.groupby(_SITE)["k"].transform("max")]
-    means = table.groupby(KIND, sort=True)[["ultra_high_share", "fvu", "l0"]].mean().reset_index()
-    points = over_seeds(table, KIND, "ce_increase").merge(means, on=KIND)
-    return points.rename(columns={"ultra_high_share": "share"})
+    means = table.groupby(KIND, sort=True)[["fvu", "l0"]].mean().reset_index()
+    shares = over_seeds(table, KIND, "ultra_high_share")[[*KIND, "value", "low", "high"]]
+    shares = shares.rename(columns={"value": "share", "low": "share_low", "high": "share_high"})
+    return over_seeds(table, KIND, "ce_increase").merge(shares, on=KIND).merge(means, on=KIND)
 
 
 def _draw_panel(axes: Axes, panel: Panel, points: pd.DataFrame, spec: FigureSpec) -> None:
     here = panel.rows(points)
     for name in in_order(here["binariser"]):
         (point,) = here[here["binariser"] == name].to_dict("records")
-        errors = [[max(point["value"] - point["low"], 0)], [max(point["high"] - point["value"], 0)]]
-        line = style.mark(name, spec.style).line | {"linestyle": "none"}
-        axes.errorbar([point["share"]], [point["value"]], errors, elinewidth=0.9, capsize=1.6, capthick=0.9, **line)
+        across, upright = (
+            [[max(point[middle] - low, 0)], [max(high - point[middle], 0)]]
+            for middle, low, high in (
+                ("share", point["share_low"], point["share_high"]),
+                ("value", point["low"], point["high"]),
+            )
+        )
+        line = style.mark(name, spec.style).line | {"linestyle": "none", "elinewidth": 0.9, "capsize": 1.6, "capthick": 0.9}
+        axes.errorbar([point["share"]], [point["value"]], yerr=upright, xerr=across, **line)
     baseline = here[here["binariser"] == "topk"]
     if len(baseline):
         axes.axvline(baseline["share"].iloc[0], color=style.GREY, linewidth=0.7, linestyle=":", zorder=0.5)
@@ -66,5 +74,5 @@ def _note(points: pd.DataFrame, table: pd.DataFrame) -> str:
     return (
         f"k\u00a0=\u00a0{ks}; n\u00a0=\u00a0{int(table['sequences'].max()):,} sequences, "
         f"{int(table['tokens'].max()):,} tokens. {bars(points, 'sequences')} Shares are of the same tokens; one point a "
-        f"setting.{line}{silent}"
+        f"setting.{line}{silent} Paired differences: comparisons.csv."
     )

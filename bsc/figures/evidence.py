@@ -68,18 +68,26 @@ class Evidence:
 
     def __init__(self, spec: FigureSpec, results: Path) -> None:
         self.spec, self.results = spec, results
-        self._replicates: dict[tuple[str, Subject], Replicates] = {}
+        self._replicates: dict[tuple[str, Subject, int | None], Replicates] = {}
         self._units: dict[tuple[str, Subject], int] = {}
 
-    def replicates(self, quantity: Quantity, subject: Subject) -> Replicates | None:
-        """A subject's quantity; None where it has no unit, or where it is undefined."""
-        key = (quantity.name, subject)
+    def replicates(self, quantity: Quantity, subject: Subject, without: int | None = None) -> Replicates | None:
+        """A subject's quantity; None where it has no unit, or where it is undefined. without: a unit that is left out."""
+        key = (quantity.name, subject, without)
         if key not in self._replicates:
             above, below = quantity.sums(self, subject)
-            self._units[key] = len(below)
+            self._units[key[:2]] = len(below)
+            if without is not None:
+                above, below = above.drop(without), below.drop(without)
             self._replicates[key] = self._drawn(quantity, subject, above, below)
         found = self._replicates[key]
         return None if np.isnan(found[0]) else found
+
+    def left_out(self, quantity: Quantity, subject: Subject) -> "pd.Series[float]":
+        """A subject's quantity without each of its units."""
+        above, below = quantity.sums(self, subject)
+        shift, scale = quantity.constant(self, subject)
+        return shift + scale * (above.sum() - above) / (below.sum() - below)
 
     def units(self, quantity: Quantity, subject: Subject) -> int:
         """How many units a quantity of a subject is made of, once its replicates are there."""
@@ -109,6 +117,10 @@ class Evidence:
         """One of a coder's tables."""
         return read_parquet(self.results / coder.at(pattern, **wildcards) / name)
 
+    def latents(self, subject: Subject) -> int:
+        """How many latents a subject's coder has."""
+        return len(self.table(paths.EVALUATION, "latents.parquet", subject.coder))
+
     def has_frequency_control(self, coder: CoderId) -> bool:
         """Whether training held its latents' firing rates down, by a penalty or by a bias."""
         spec = read_json(self.results / coder.at(paths.CODERS) / "config.json")["spec"]
@@ -137,6 +149,7 @@ def quantities(scorers: Iterable[str]) -> list[Quantity]:
     return [
         Quantity(1, "FVU", "sequences", _fvu),
         Quantity(1, "CE increase (nats/token)", "sequences", _ce_increase),
+        Quantity(1, "top-1 accuracy decrease", "sequences", _accuracy_decrease),
         *(Quantity(2, f"{_name(scorer)}, unweighted", "latents", _scores(scorer), margin=MATCH) for scorer in named),
         *(one for scorer in named for one in _weighted(scorer)),
         Quantity(4, "latents on > 10% of tokens, of all", "latents", _surge),
@@ -153,6 +166,12 @@ def _ce_increase(evidence: Evidence, subject: Subject) -> Sums:
     spliced = evidence.table(paths.EVALUATION, "sequences.parquet", subject.coder)
     unspliced = evidence.table(paths.BASELINE, "sequences.parquet", subject.coder)
     return (spliced["ce"] - unspliced["ce"]) * spliced["tokens"], spliced["tokens"]
+
+
+def _accuracy_decrease(evidence: Evidence, subject: Subject) -> Sums:
+    spliced = evidence.table(paths.EVALUATION, "sequences.parquet", subject.coder)
+    unspliced = evidence.table(paths.BASELINE, "sequences.parquet", subject.coder)
+    return (unspliced["accuracy"] - spliced["accuracy"]) * spliced["tokens"], spliced["tokens"]
 
 
 def _surge(evidence: Evidence, subject: Subject) -> Sums:

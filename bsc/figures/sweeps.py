@@ -26,12 +26,12 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
         for panel, axes in panels:
             _draw_panel(axes, panel, points, spec)
         handles = [style.handle(name, spec.labels[name], spec.style) for name in in_order(points["binariser"])]
-        style.finish(figure, handles, _note(points), spec.style)
+        style.finish(figure, handles, _note(points, spec), spec.style)
         style.save(figure, points, output)
 
 
 def gather(spec: FigureSpec, results: Path) -> pd.DataFrame:
-    """One row a trial: the coder that it was made with, `learning_rate`, `fvu`, `chosen`, `at_edge`, `optimiser`.
+    """One row a trial: the coder that it was made with, `learning_rate`, `fvu`, `chosen`, `at_edge`, and facts of the sweep.
 
     fvu is NaN where training diverged.
     """
@@ -41,7 +41,7 @@ def gather(spec: FigureSpec, results: Path) -> pd.DataFrame:
         for trial in choice["curve"]:
             chosen = trial["learning_rate"] == choice["learning_rate"]
             rows.append({**vars(coder), **trial, "chosen": chosen, "at_edge": chosen and choice["at_edge"]})
-    return pd.DataFrame(rows).astype({"fvu": float}).assign(optimiser=spec.optimiser)
+    return pd.DataFrame(rows).astype({"fvu": float}).assign(**(spec.sweep or {}))
 
 
 def _draw_panel(axes: Axes, panel: Panel, points: pd.DataFrame, spec: FigureSpec) -> None:
@@ -66,14 +66,16 @@ def _draw_panel(axes: Axes, panel: Panel, points: pd.DataFrame, spec: FigureSpec
     axes.set_ylabel(f"{ARCHITECTURE_NAMES[panel.architecture]}\nheld-out FVU" if panel.first else "")
 
 
-def _note(points: pd.DataFrame) -> str:
+def _note(points: pd.DataFrame, spec: FigureSpec) -> str:
+    sweep = spec.sweep or {}
     counts = points.groupby(["model", "architecture", "binariser"]).size()
     ks = ", ".join(str(k) for k in sorted(points["k"].unique()))
     seeds = ", ".join(str(seed) for seed in sorted(points["seed"].unique()))
     edges = int(points["at_edge"].sum())
     at_edge = f" {edges} of {len(counts)} choices lie at an end of the grid and may not be the best." if edges else ""
     return (
-        f"Optimiser: {points['optimiser'].iloc[0]}. {int(counts.max())} rates a binariser, each on the sweep's budget; "
+        f"Optimiser: {sweep['optimiser']}. {int(counts.max())} rates a binariser, each on {sweep['tokens']:,} tokens "
+        f"({sweep['tokens'] / sweep['training_tokens']:.0%} of what the coders are trained on); "
         f"k\u00a0=\u00a0{ks}, seed {seeds}; n\u00a0=\u00a01 trial a point, so no interval. FVU on the interpretation split "
         f"without position 0. Rings: chosen. Crosses: diverged.{at_edge}"
     )

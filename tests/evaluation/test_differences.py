@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -115,6 +115,8 @@ def test_resamples_without_a_denominator_are_left_out():
         (-0.03, 0.2, 1, 0.02, UNDECIDED),
         (-0.3, -0.1, 1, 0.02, FAILS),
         (np.nan, np.nan, 1, 0, UNDECIDED),
+        (1e-19, 0.2, 1, 0, UNDECIDED),  # a rounded 0
+        (-0.2, -1e-19, 1, 0, UNDECIDED),
     ],
 )
 def test_verdicts_follow_the_interval(low, high, sign, margin, said):
@@ -122,11 +124,24 @@ def test_verdicts_follow_the_interval(low, high, sign, margin, said):
 
 
 @settings(deadline=None)
-@given(value=st.floats(0.01, 1), half=st.floats(0.02, 5), units=st.integers(2, 500))
-def test_units_to_resolve_shrink_the_interval_to_the_difference(value, half, units):
-    needed = units_to_resolve(Interval(value, value - half, value + half), units)
+@given(
+    value=st.floats(-1, 1),
+    below=st.floats(0.02, 5),
+    above=st.floats(0.02, 5),
+    boundary=st.sampled_from([0.0, -0.02, 0.02]),
+    units=st.integers(2, 500),
+)
+def test_units_to_resolve_shrink_the_interval_to_the_boundary(value, below, above, boundary, units):
+    """Whichever side is the longer: the end between the difference and the boundary is the one that matters."""
+    assume(abs(value - boundary) > 0.01)
+    needed = units_to_resolve(Interval(value, value - below, value + above), units, boundary)
     assert needed >= units
-    assert half * np.sqrt(units / needed) <= value * (1 + 1e-9) or needed == units
+    low, high = (value + np.sqrt(units / needed) * end for end in (-below, above))
+    assert low >= boundary - 1e-6 or high <= boundary + 1e-6
+    fewer = needed - 1
+    if fewer > units:
+        low, high = (value + np.sqrt(units / fewer) * end for end in (-below, above))
+        assert low < boundary < high
 
 
 def test_nothing_resolves_a_difference_of_zero():

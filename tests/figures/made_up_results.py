@@ -22,6 +22,7 @@ from bsc.stages import ExplainSpec, FigureSpec, ScoreSpec, WindowsSpec, coder_bl
 BINARISERS = ("topk", "binary-topk", "binary-groupmax", "gumbel")
 STYLE = Figures(dpi=50).model_dump()
 EXPLAINERS = (NGRAM, "some-llm")
+SWEEP = {"optimiser": "adam", "tokens": 153_600, "training_tokens": 409_600}
 TOKENS, LATENTS = 130_560, 4_608
 
 
@@ -60,7 +61,7 @@ def figure_spec(
         resamples=200,
         seed=0,
         explainers=list(EXPLAINERS) if FIGURES[name].compares else [explainer],
-        optimiser="adam" if "choice" in FIGURES[name].needs else None,
+        sweep=SWEEP if "choice" in FIGURES[name].needs else None,
     )
 
 
@@ -153,6 +154,7 @@ def sequences_of(coder: CoderId) -> pd.DataFrame:
             "sequence": range(64),
             "tokens": 255,
             "ce": hard + rise + own.normal(0, 0.002, 64),
+            "accuracy": 0.41 - rise / 5 + own.normal(0, 0.001, 64),
             "squared_error": deviation * (0.2 + rise) * own.normal(1, 0.01, 64),
             "squared_deviation": deviation,
         }
@@ -161,7 +163,8 @@ def sequences_of(coder: CoderId) -> pd.DataFrame:
 
 def baseline_sequences() -> pd.DataFrame:
     """What `bsc baseline` writes: sequences that differ a lot."""
-    return pd.DataFrame({"sequence": range(64), "tokens": 255, "ce": np.random.default_rng(0).normal(2.9, 0.4, 64)})
+    cross_entropies = np.random.default_rng(0).normal(2.9, 0.4, 64)
+    return pd.DataFrame({"sequence": range(64), "tokens": 255, "ce": cross_entropies, "accuracy": 0.41})
 
 
 def latent_scores_of(coder: CoderId, scored: int = 150) -> pd.DataFrame:

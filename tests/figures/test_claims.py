@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ from made_up_results import counts_of, figure_spec, grid, latent_scores_of, metr
 from bsc import config as bsc_config
 from bsc.claims import report
 from bsc.errors import UserError
+from bsc.evaluation.bootstrap import Interval
+from bsc.evaluation.differences import units_to_resolve
 from bsc.figures.draw import draw
 from bsc.figures.questions import _continuous, counterpart
 from bsc.io import write_json, write_parquet
@@ -36,7 +39,7 @@ def mean_over(coders, binariser, statistic):
 def test_every_finding_has_rows_and_the_headline_pair(written, tmp_path: Path) -> None:
     coders = grid()
     table = judged("claims", coders, written(coders), tmp_path)
-    assert table["finding"].value_counts().to_dict() == {1: 2, 2: 2, 3: 6, 4: 2}
+    assert table["finding"].value_counts().to_dict() == {1: 3, 2: 2, 3: 6, 4: 2}
     assert set(table["binary_binariser"]) == {"binary-topk"}
     assert set(table["continuous_binariser"]) == {"topk"}
     assert (table["cells"] == 2).all()
@@ -94,8 +97,43 @@ def test_what_is_undecided_says_what_would_decide_it(written, tmp_path: Path) ->
     write_parquet(results / binary.at(EVALUATION) / "sequences.parquet", same.assign(ce=same["ce"] + noise))
     row = one(judged("claims", coders, results, tmp_path), "CE increase (nats/token)")
     assert row["verdict"] == "undecided"
-    half, needed = (row["high"] - row["low"]) / 2, int(row["note"].split("about ")[1].split(" ")[0].replace(",", ""))
-    assert needed == pytest.approx(64 * (half / row["difference"]) ** 2, rel=0.02)
+    reach = row["difference"] - row["low"] if row["difference"] > 0 else row["high"] - row["difference"]
+    needed = int(row["note"].split("about ")[1].split(" ")[0].replace(",", ""))
+    assert needed == pytest.approx(64 * (reach / row["difference"]) ** 2, rel=0.02)
+
+
+def test_a_sequence_that_sways_a_verdict_is_named_with_what_it_is_without(written, tmp_path: Path) -> None:
+    coders = grid(seeds=(1,), binarisers=("topk", "binary-topk"))
+    results, hit = written(coders), 7
+    for coder in coders:
+        table = sequences_of(coder)
+        table.loc[hit, "ce"] += 9.0 if coder.binariser == "topk" else 0.0
+        write_parquet(results / coder.at(EVALUATION) / "sequences.parquet", table)
+    row = one(judged("claims", coders, results, tmp_path), "CE increase (nats/token)")
+    assert row["verdict"] == "undecided"
+    assert "The difference has the other sign." in row["note"]
+    found = re.search(r"Without sequence (\d+), which moves it most, it is (\S+) \[(\S+), (\S+)\]: holds\.", row["note"])
+    assert int(found[1]) == hit
+    means = {
+        name: np.mean([sequences_of(c).drop(hit)["ce"].mean() for c in coders if c.binariser == name])
+        for name in ("topk", "binary-topk")
+    }
+    assert float(found[2]) == pytest.approx(means["binary-topk"] - means["topk"], rel=0.05)
+    assert 0 < float(found[3]) <= float(found[2]) <= float(found[4])
+
+
+def test_where_a_coder_has_too_few_latents_more_seeds_are_asked_for(written, tmp_path: Path) -> None:
+    coders = grid(ks=(16,), seeds=(1,), binarisers=("topk", "binary-topk"))
+    results = written(coders)
+    for coder in coders:
+        table = latent_scores_of(coders[0])
+        table["f1"] += 1e-4 * (coder.binariser == "topk")
+        write_parquet(results / coder.at(SCORES, variant="trained") / "scores.parquet", table)
+    row = one(judged("claims", coders, results, tmp_path), "fuzzing F1, weighted")
+    assert row["verdict"] == "undecided"
+    most = len(counts_of(coders[0]))
+    assert units_to_resolve(Interval(row["difference"], row["low"], row["high"]), row["n"]) > most
+    assert f"all {most:,} latents of a coder would not resolve" in row["note"]
 
 
 def test_comparisons_have_each_cell_and_grouped_binarisers_meet_groupmax(written, tmp_path: Path) -> None:

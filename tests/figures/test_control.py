@@ -32,6 +32,7 @@ def test_one_point_a_setting_at_the_largest_k(written, tmp_path):
         }
         assert table.loc[name, list(expected)].to_dict() == pytest.approx(expected)
         assert table.loc[name, "low"] < table.loc[name, "value"] < table.loc[name, "high"]
+        assert table.loc[name, "share_low"] <= table.loc[name, "share"] <= table.loc[name, "share_high"]
 
 
 def test_an_architecture_may_be_missing_at_a_hookpoint(written, tmp_path):

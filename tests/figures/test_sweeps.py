@@ -22,6 +22,7 @@ def test_curves_with_what_was_chosen(tmp_path: Path, finished) -> None:
         assert rows["at_edge"].any() == (name == "gumbel")
     assert set(table["optimiser"]) == {"adam"}
     assert finished[0][1].startswith("Optimiser: adam.")
+    assert "each on 153,600 tokens (38% of what the coders are trained on)" in finished[0][1]
     assert (tmp_path / "figure.pdf").exists()
     assert (tmp_path / "figure.png").exists()
 

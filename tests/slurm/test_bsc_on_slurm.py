@@ -89,7 +89,7 @@ def test_a_cohort_on_two_gpus_writes_the_bits_of_jobs_on_one(made: Checkout, clu
 
 
 def test_a_preempted_coder_is_bit_for_bit_the_one_that_was_not(made: Checkout, cluster: Cluster) -> None:
-    made.edit("config/smoke.yaml", "tokens: 10240", "tokens: 1024000")
+    made.edit("config/smoke.yaml", "tokens: 10240", "tokens: 512000")
     folder = made.folder / "results" / "smoke" / CODER
     target = f"results/smoke/{CODER}/coder.safetensors"
     finish(start(made, cluster, target), cluster)
