@@ -339,7 +339,8 @@ class Llm(_Strict):
     serve: Serve | None = None
     transformers: str | None = None
     key: Annotated[str, AfterValidator(_is_variable)] | None = None
-    temperature: Annotated[float, Field(ge=0)] = 0.0
+    temperature: Annotated[float, Field(ge=0)] | None = 0.0
+    parameters: dict[str, Any] = {}
     explanation_tokens: Positive = 200
     answer_tokens: Positive = 64
     structured: bool = False
@@ -359,8 +360,14 @@ class Llm(_Strict):
             raise ValueError("needs `model`, the name by which the server knows it")
         if self.endpoint is not None and "@" in self.endpoint:
             raise ValueError("`endpoint` must hold no password: name an environment variable with `key`")
-        if self.transformers is not None and (self.key or self.structured):
-            raise ValueError("`key` and `structured` are for servers: a model in the process has neither")
+        if self.endpoint is not None and set("?#") & set(self.endpoint):
+            raise ValueError("`endpoint` ends with its path, as in https://host/v1: nothing may follow, least of all a key")
+        if self.transformers is not None and (self.key or self.structured or self.budget or self.parameters):
+            raise ValueError("`key`, `structured`, `budget` and `parameters` are for servers: a model in the process has none")
+        if self.transformers is not None and self.temperature is None:
+            raise ValueError("`temperature: null` leaves it to a server: a model in the process needs one")
+        if taken := [name for name in ("messages", "model", "n", "stream") if name in self.parameters]:
+            raise ValueError(f"`parameters` cannot set `{taken[0]}`")
         if self.budget is not None and self.prices is None:
             raise ValueError("`budget` needs `prices`")
         return self

@@ -701,6 +701,8 @@ class Plan:
             return self.config.autointerp.explainer.model_dump(), []
         llm = self.config.llms[explainer]
         held = llm.model_dump(include={"temperature", "explanation_tokens", "answer_tokens", "structured", "logprobs"})
+        if llm.parameters:
+            held["parameters"] = llm.parameters
         shown = {"show_activations": self.config.autointerp.show_activations, "prompts": digests()}
         upstream = [self.model(llm.transformers)] if llm.transformers in self.config.models else []
         return {"kind": "llm", "llm": explainer, "model": llm.name, **held, **shown}, upstream

@@ -123,6 +123,18 @@ FAULTS = [
     ({"autointerp__window": 31}, "autointerp.window", "does not divide"),
     ({"activations__mode": "streamed"}, "activations.mode", "'stream'"),
     ({"cohort": 0}, "cohort", "greater than or equal to 1"),
+    ({"llms": {"one": {"model": "m", "endpoint": "https://host/v1?api-key=secret"}}}, "llms.one", "ends with its path"),
+    (
+        {"llms": {"one": {"model": "m", "endpoint": "https://host/v1", "parameters": {"model": "n"}}}},
+        "llms.one",
+        "`parameters` cannot set `model`",
+    ),
+    (
+        {"llms": {"one": {"transformers": "folder", "budget": 1.0, "prices": {"input": 1, "output": 1}}}},
+        "llms.one",
+        "are for servers",
+    ),
+    ({"llms": {"one": {"transformers": "folder", "temperature": None}}}, "llms.one", "needs one"),
     ({"figures": {"palette": ["#0072B2", "mauve"]}}, "figures.palette", "`mauve` is no colour: write #RRGGBB"),
     ({"activations__shard_tokens": 100}, "activations.shard_tokens", "no multiple"),
     ({"training__warmup_steps": 1000}, "training.warmup_steps", "no more than the warm-up"),

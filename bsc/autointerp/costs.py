@@ -56,6 +56,7 @@ class Asked:
         path = Path(plan.answers) / f"{name}.sqlite"
         self.cache = AnswerCache(path) if path.exists() else None
         self.totals = self.cache.totals() if self.cache else Totals(0, 0, 0, 0)
+        self.billed = self.cache.billed() if self.cache else (0, 0)
 
     def cost(self, request: Request, prompts: float = 1.0) -> Cost:
         """Of a request, or of so many like it."""
@@ -63,7 +64,7 @@ class Asked:
             return Cost(prompts, prompts)
         counted = self.totals.prompt_tokens > 0
         each = self.totals.characters / self.totals.prompt_tokens if counted else CHARACTERS_A_TOKEN
-        return Cost(prompts, 0, prompts * request.characters / each, prompts * request.sampling.max_tokens)
+        return Cost(prompts, 0, prompts * request.characters / each, prompts * request.sampling.most_tokens)
 
     def money(self, cost: Cost) -> float:
         """What the tokens cost."""

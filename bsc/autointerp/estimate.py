@@ -12,7 +12,8 @@ from typing import Any, cast
 
 from bsc import paths
 from bsc.autointerp.costs import CHARACTERS_A_TOKEN, Asked, Cost, Drawn, Text
-from bsc.autointerp.llm.messages import Request, Sampling
+from bsc.autointerp.explainers.llm import sampling
+from bsc.autointerp.llm.messages import Request
 from bsc.autointerp.prompts import DETECTION, EXPLAIN, filled
 from bsc.config import load
 from bsc.io import MANIFEST
@@ -102,7 +103,7 @@ def _like(name: str, tokens: int, options: dict[str, Any]) -> Request:
     words = "x" * round(tokens * CHARACTERS_A_TOKEN)
     system, user = filled(name, examples=words, windows=words, explanation="x" * 120, count=0)
     kind = "explanation_tokens" if name == EXPLAIN else "answer_tokens"
-    return Request(system, user, Sampling(options["temperature"], options[kind]))
+    return Request(system, user, sampling(options, options[kind]))
 
 
 def _cells(model: Asked, cost: Cost) -> tuple[str, ...]:
@@ -119,12 +120,12 @@ def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
 
 
 def _total(model: Asked, cost: Cost) -> str:
-    settings, totals = model.settings, model.totals
+    settings = model.settings
     prompts, answered, tokens_in, tokens_out, money = _cells(model, cost)
     text = f"{settings.name}: {prompts} prompts, {answered} of them answered; still {tokens_in} tokens in and {tokens_out} out"
     if settings.prices is None:
         return text
-    spent = settings.cost(totals.prompt_tokens, totals.completion_tokens)
+    spent = settings.cost(*model.billed)
     budget = "" if settings.budget is None else f", of a budget of {settings.budget:,.2f}"
     over = settings.budget is not None and spent + model.money(cost) > settings.budget
     return f"{text}, {money} in money; {spent:,.2f} are spent{budget}" + (": it will stop before the end" if over else "")

@@ -79,6 +79,11 @@ class LlmExplainer(Explainer):
             return outcomes
 
 
+def sampling(options: Mapping[str, Any], tokens: int, *, logprobs: bool = False) -> Sampling:
+    """How the replies to a spec's prompts are drawn, at most so many tokens each."""
+    return Sampling(options["temperature"], tokens, logprobs, options.get("parameters", {}))
+
+
 def explanation_request(example: LatentExamples, options: Mapping[str, Any], decode: Decode) -> Request:
     """The prompt that asks for a latent's explanation, its windows strongest first."""
     most = float(example.activations.max())
@@ -89,7 +94,7 @@ def explanation_request(example: LatentExamples, options: Mapping[str, Any], dec
             text += "\n" + strengths(example.tokens[line], example.activations[line], most, decode)
         shown.append(text)
     system, user = prompts.filled(prompts.EXPLAIN, examples=numbered(shown, "Excerpt"))
-    return Request(system, user, Sampling(options["temperature"], options["explanation_tokens"]))
+    return Request(system, user, sampling(options, options["explanation_tokens"]))
 
 
 def question_requests(said: Explanation, questions: Questions, options: Mapping[str, Any], decode: Decode) -> list[Request]:
@@ -101,13 +106,13 @@ def question_requests(said: Explanation, questions: Questions, options: Mapping[
     shown = [
         window_text(tokens, None if marks is None else marks[line], decode) for line, tokens in enumerate(questions.tokens)
     ]
-    sampling = Sampling(options["temperature"], options["answer_tokens"], options["logprobs"])
+    drawn = sampling(options, options["answer_tokens"], logprobs=options["logprobs"])
     made = []
     for first in range(0, len(shown), questions.a_prompt):
         part = shown[first : first + questions.a_prompt]
         windows = numbered(part, "Excerpt")
         system, user = prompts.filled(name, explanation=said.text, windows=windows, count=len(part))
-        made.append(Request(system, user, sampling, replies.schema(len(part)) if options["structured"] else None))
+        made.append(Request(system, user, drawn, replies.schema(len(part)) if options["structured"] else None))
     return made
 
 

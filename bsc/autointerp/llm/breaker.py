@@ -8,24 +8,40 @@ from bsc.autointerp.llm.messages import Failure, Outcome, Request
 from bsc.autointerp.llm.settings import Settings
 from bsc.errors import UserError
 
-_IN_A_ROW = 10
+_FAULTS, _REFUSALS = 10, 100
+_FEW = 10
+"""Fewer outcomes than this may all be failures: of one latent, whose explanation is what a server refuses."""
 
 
 class Breaker:
-    """Opens after ten requests in a row that failed, each of them after all its attempts."""
+    """Opens after ten requests in a row that failed, each after all its attempts, or after a hundred that were refused.
+
+    A refusal may be of what one prompt says, and twenty prompts or more hold the explanation of one latent.
+    """
 
     def __init__(self, where: str) -> None:
-        self._where, self._failed = where, 0
+        self._where = where
+        self._failed = {False: 0, True: 0}
 
     def record(self, outcome: Outcome) -> None:
         """Count an outcome. Raises UserError when it is one failure too many."""
-        self._failed = self._failed + 1 if isinstance(outcome, Failure) else 0
-        if isinstance(outcome, Failure) and self._failed >= _IN_A_ROW:
-            raise UserError(
-                f"{self._failed} requests in a row failed, the last one with: {outcome.reason}",
-                where=self._where,
-                fix="see to the server, then run the same command again: what was answered is kept and not asked again",
-            )
+        if not isinstance(outcome, Failure):
+            self._failed = {False: 0, True: 0}
+            return
+        self._failed[outcome.refused] += 1
+        count = self._failed[outcome.refused]
+        if count >= (_REFUSALS if outcome.refused else _FAULTS):
+            how = "were refused" if outcome.refused else "failed"
+            raise self._error(f"{count} requests in a row {how}, the last one with: {outcome.reason}")
+
+    def conclude(self, outcomes: int, last: Failure | None) -> None:
+        """At the end. last: the last failure, where nothing was answered. Raises UserError when all of so many failed."""
+        if last is not None and outcomes >= _FEW:
+            raise self._error(f"none of {outcomes:,} requests was answered, the last one failed with: {last.reason}")
+
+    def _error(self, what: str) -> UserError:
+        fix = "see to the server, then run the same command again: what was answered is kept and not asked again"
+        return UserError(what, where=self._where, fix=fix)
 
 
 class Budget:
@@ -46,19 +62,32 @@ class Budget:
             yield
             return
         cost = self.dearest(request)
-        spent = self._settings.cost(*self._cache.totals()[2:])
-        if spent + self._reserved + cost > self._settings.budget:
-            raise UserError(
-                f"the next request could take the cost over the budget: {spent:.4f} of {self._settings.budget:g} are spent",
-                where=f"llms.{self._settings.name}.budget",
-                fix="raise the budget and run again: what was answered is kept and not asked again",
-            )
+        self._check(cost)
         self._reserved += cost
         try:
             yield
         finally:
             self._reserved -= cost
 
+    def charge(self, tokens: tuple[int, int]) -> None:
+        """Book an attempt that was billed and gave no reply. tokens: in and out, by the server or the most that they can be.
+
+        Raises UserError when another attempt, for which money is held back already, could take the cost over the budget.
+        """
+        self._cache.charge(*tokens)
+        self._check(0.0)
+
+    def _check(self, more: float) -> None:
+        if self._settings.budget is None:
+            return
+        spent = self._settings.cost(*self._cache.billed())
+        if spent + self._reserved + more > self._settings.budget:
+            raise UserError(
+                f"the next request could take the cost over the budget: {spent:.4f} of {self._settings.budget:g} are spent",
+                where=f"llms.{self._settings.name}.budget",
+                fix="raise the budget and run again: what was answered is kept and not asked again",
+            )
+
     def dearest(self, request: Request) -> float:
         """What a request costs at the most, its reply as long as it may be."""
-        return self._settings.cost(request.most_tokens, request.sampling.max_tokens)
+        return self._settings.cost(*request.dearest)

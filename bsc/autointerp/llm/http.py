@@ -7,6 +7,7 @@ not their number.
 import asyncio
 import contextlib
 import gc
+import ipaddress
 import json
 import random
 import urllib.parse
@@ -43,10 +44,10 @@ _STOPPED = "the stage stopped before it was sent"
 
 
 class Transient(Exception):
-    """A fault that may pass. pause: seconds for which the server asked to be left alone."""
+    """A fault that may pass. pause: seconds for which the server asked to be left alone; billed: tokens in and out, if any."""
 
-    def __init__(self, reason: str, pause: float = 0.0) -> None:
-        self.pause = pause
+    def __init__(self, reason: str, *, pause: float = 0.0, billed: tuple[int, int] | None = None) -> None:
+        self.pause, self.billed = pause, billed
         super().__init__(reason)
 
 
@@ -93,13 +94,18 @@ class HttpModel:
     def ask(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         """The outcome of each request, in order; see `bsc.autointerp.llm.messages`.
 
-        Raises UserError when the server refuses the key or knows no such model, when ten requests in a row failed, and before
-        the budget would be exceeded. What was answered by then is kept.
+        Raises UserError when the server refuses the key or knows no such model, when ten requests in a row failed or a hundred
+        were refused, at the end when none was answered, and before the budget would be exceeded. What was answered is kept.
         """
         feed, waiting = iter(requests), deque[asyncio.Future[Outcome]]()
+        outcomes, last, answered = 0, None, False
         try:
             while ready := self._runner.run(self._advance(feed, waiting)):
                 yield from ready
+                outcomes += len(ready)
+                last = next((outcome for outcome in ready if isinstance(outcome, Failure)), last)
+                answered = answered or any(isinstance(outcome, Reply) for outcome in ready)
+            self._breaker.conclude(outcomes, None if answered else last)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException:
@@ -181,12 +187,14 @@ class HttpModel:
             try:
                 return await self._attempt(request, body)
             except Transient as error:
+                if error.billed is not None:
+                    self._budget.charge(error.billed)
                 if attempt == self._settings.attempts:
                     return Failure(f"{error} ({attempt} attempts)")
-                if not await self._pause(max(_backoff(attempt), error.pause)):
+                if not await self._pause(_backoff(attempt) + error.pause):
                     return Failure(_STOPPED)
             except Refused as error:
-                return Failure(str(error))
+                return Failure(str(error), refused=True)
         raise AssertionError
 
     async def _pause(self, seconds: float) -> bool:
@@ -202,15 +210,20 @@ class HttpModel:
             async with session.post("chat/completions", data=body, allow_redirects=False) as response:
                 text = self._clean((await response.read()).decode(errors="replace"))
         except TimeoutError as error:
-            raise Transient(f"no answer within {self._settings.timeout:g} s") from error
+            raise Transient(f"no answer within {self._settings.timeout:g} s", billed=request.dearest) from error
         except aiohttp.ClientError as error:
-            raise Transient(f"the connection failed ({type(error).__name__}: {self._clean(str(error))})") from error
+            if self._server is not None:
+                self._server.check()
+            billed = request.dearest if isinstance(error, aiohttp.ClientPayloadError) else None  # cut in mid-answer
+            reason = f"the connection failed ({type(error).__name__}: {self._clean(str(error))})"
+            raise Transient(reason, billed=billed) from error
         if response.status != _OK:
             raise self._refusal(response, text)
         try:
             return reply_of(text, request)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise Transient(f"the answer is no chat completion ({type(error).__name__}: {error})"[:_SHOWN]) from error
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+            reason = f"the answer is no chat completion ({type(error).__name__}: {error})"[:_SHOWN]
+            raise Transient(reason, billed=_billed(text, request)) from error
 
     def _opened(self) -> aiohttp.ClientSession:
         """The connections to the endpoint, as many as requests are sent at a time."""
@@ -234,7 +247,7 @@ class HttpModel:
                 fix="check `endpoint`, `model`, the key in the environment and the account",
             )
         if status in _TRANSIENT or status >= _SERVER_ERROR:
-            return Transient(reason, _seconds(response.headers.get("retry-after", "")))
+            return Transient(reason, pause=_seconds(response.headers.get("retry-after", "")))
         return Refused(reason)
 
     def _clean(self, text: str) -> str:
@@ -243,11 +256,19 @@ class HttpModel:
 
 
 def _proxy(endpoint: str) -> str | None:
-    """The proxy that the environment names for an endpoint."""
+    """The proxy that the environment names for an endpoint; none for one on this machine."""
     where = urllib.parse.urlsplit(endpoint)
-    if urllib.request.proxy_bypass(where.hostname or ""):
+    host = where.hostname or ""
+    if _is_here(host) or urllib.request.proxy_bypass(f"{host}:{where.port}" if where.port else host):
         return None
     return urllib.request.getproxies().get(where.scheme)
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _backoff(attempt: int) -> float:
@@ -275,7 +296,8 @@ def _until(then: Any, now: Any) -> float:
 def reply_of(text: str, request: Request) -> Reply:
     """The reply in the body of a chat completion, and what its tokens are counted as.
 
-    Raises ValueError, KeyError, TypeError, IndexError or AttributeError when it is none, or tells of a provider's error.
+    Raises ValueError, KeyError, TypeError, IndexError, AttributeError or RecursionError when it is none, or tells of a
+    provider's error.
     """
     body = json.loads(text)
     if fault := body.get("error"):
@@ -284,7 +306,9 @@ def reply_of(text: str, request: Request) -> Reply:
     finish = str(choice.get("finish_reason") or "")
     if finish == "error" or choice.get("error"):
         raise ValueError(json.dumps(choice.get("error") or finish))
-    content = choice["message"]["content"]
+    content = choice["message"].get("content")
+    if isinstance(content, list):
+        content = "".join(str(part.get("text") or "") for part in content)
     positions = ((choice.get("logprobs") or {}).get("content")) or []
     prompt_tokens, completion_tokens = _counted(body.get("usage") or {}, request)
     return Reply(
@@ -297,11 +321,18 @@ def reply_of(text: str, request: Request) -> Reply:
     )
 
 
+def _billed(text: str, request: Request) -> tuple[int, int]:
+    """What an answer that is no chat completion may have cost: by its own count, else the most."""
+    with contextlib.suppress(ValueError, AttributeError, TypeError, RecursionError):
+        return _counted(json.loads(text).get("usage") or {}, request)
+    return request.dearest
+
+
 def _counted(usage: dict[str, Any], request: Request) -> tuple[int, int]:
     """Tokens in and out by the server's count; where it has none, the most that they can be, so that a budget holds."""
     tokens_in, tokens_out = usage.get("prompt_tokens"), usage.get("completion_tokens")
     if not tokens_in or tokens_out is None:
-        return request.most_tokens, request.sampling.max_tokens
+        return request.dearest
     return int(tokens_in), int(tokens_out)
 
 

@@ -11,11 +11,21 @@ _TEMPLATE_TOKENS = 64
 
 @dataclass(frozen=True)
 class Sampling:
-    """How replies are drawn. logprobs: whether those of the tokens are asked for, where the server knows them."""
+    """How replies are drawn. logprobs: whether those of the tokens are asked for, where the server knows them.
 
-    temperature: float
+    temperature: None leaves it to the server. parameters: further fields of the request, None to leave out one that is there.
+    """
+
+    temperature: float | None
     max_tokens: int
     logprobs: bool = False
+    parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def most_tokens(self) -> int:
+        """The most that a reply may have, thoughts that it does not show included."""
+        named = [self.parameters.get(name) for name in ("max_tokens", "max_completion_tokens")]
+        return max((limit for limit in named if isinstance(limit, int)), default=self.max_tokens)
 
 
 @dataclass(frozen=True)
@@ -31,11 +41,17 @@ class Request:
         """The request as an OpenAI-compatible server takes it: JSON, the same for equal requests."""
         messages = [{"role": "system", "content": self.system}, {"role": "user", "content": self.user}]
         sampling: dict[str, Any] = {"temperature": self.sampling.temperature, "max_tokens": self.sampling.max_tokens}
+        if self.sampling.temperature is None:
+            del sampling["temperature"]
         if self.sampling.logprobs:
             sampling |= {"logprobs": True, "top_logprobs": 5}
         if self.schema is not None:
             named = {"name": "answer", "strict": True, "schema": dict(self.schema)}
             sampling["response_format"] = {"type": "json_schema", "json_schema": named}
+        sampling |= self.sampling.parameters
+        for name, value in self.sampling.parameters.items():
+            if value is None:
+                del sampling[name]
         return json.dumps({"model": model, "messages": messages, **sampling}, sort_keys=True, separators=(",", ":")).encode()
 
     def key(self, model: str) -> str:
@@ -46,6 +62,11 @@ class Request:
     def most_tokens(self) -> int:
         """No fewer tokens than the prompt can have: one a byte, and some for the chat template."""
         return len(f"{self.system}{self.user}".encode()) + _TEMPLATE_TOKENS
+
+    @property
+    def dearest(self) -> tuple[int, int]:
+        """Tokens in and out that it can cost at the most."""
+        return self.most_tokens, self.sampling.most_tokens
 
     @property
     def characters(self) -> int:
@@ -93,6 +114,7 @@ class Failure:
     """A prompt that got no reply: it was refused, or every attempt failed. It is recorded, never kept as an answer."""
 
     reason: str
+    refused: bool = False
 
 
 Outcome = Reply | Failure

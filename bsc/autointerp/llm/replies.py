@@ -11,9 +11,10 @@ from jaxtyping import Float, Int
 from bsc.autointerp.explainers.base import UNPARSED
 from bsc.autointerp.llm.messages import Reply
 
-_THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
-"""What a model thought, also where it was cut short in the middle of it."""
-_LABEL = re.compile(r"\[?explanation\]?\s*:", re.IGNORECASE)
+_THOUGHT = re.compile(r"\A.*</think>|<think>.*\Z", re.DOTALL)
+"""What a model thought: without `<think>` where that ends the prompt, and without `</think>` where it was cut short."""
+_LABELS = [re.compile(label, re.IGNORECASE) for label in (r"\[explanation\]\s*:", r"explanation\s*:")]
+"""The one that the prompt asks for, and what models make of it."""
 _LIST = re.compile(r"\[\s*[01]\s*(?:,\s*[01]\s*)*,?\s*\]")
 _ANSWERS = "answers"
 
@@ -27,7 +28,7 @@ def schema(count: int) -> dict[str, Any]:
 def explanation(text: str) -> str:
     """The sentence that a reply gives: its first line after the label, or without one its first line; "" if there is none."""
     said = _THOUGHT.sub("", text)
-    labelled = list(_LABEL.finditer(said))
+    labelled = next(filter(None, (list(label.finditer(said)) for label in _LABELS)), None)
     rest = said[labelled[-1].end() :] if labelled else said
     lines = [line.strip().strip('*"').strip() for line in rest.splitlines()]
     return next(filter(None, lines), "")
@@ -50,7 +51,7 @@ def answers(text: str, count: int) -> Int[np.ndarray, " questions"]:
 def _from_json(said: str) -> list[int] | None:
     try:
         body = json.loads(said)
-    except ValueError:
+    except (ValueError, RecursionError):  # of brackets without end
         return None
     found = body.get(_ANSWERS) if isinstance(body, dict) else None
     if not isinstance(found, list) or any(isinstance(answer, bool) or answer not in (0, 1) for answer in found):
@@ -61,12 +62,15 @@ def _from_json(said: str) -> list[int] | None:
 def probabilities(reply: Reply, count: int) -> Float[np.ndarray, " questions"]:
     """The probability of 1 against 0 at the token of each answer, from the log-probabilities; NaN where there are none.
 
-    The answers' tokens are the last `count` that are a 0 or a 1 and nothing else.
+    The answers' tokens are the last run of those that are a 0 or a 1 and nothing else which says what was read.
     """
+    read = [str(answer) for answer in answers(reply.text, count)]
     digits = [position for position in reply.logprobs if position[0][0].strip() in ("0", "1")]
-    if len(digits) < count or (answers(reply.text, count) == UNPARSED).any():
-        return np.full(count, np.nan)
-    return np.array([_probability(position) for position in digits[len(digits) - count :]])
+    for begin in range(len(digits) - count, -1, -1):
+        run = digits[begin : begin + count]
+        if [position[0][0].strip() for position in run] == read:
+            return np.array([_probability(position) for position in run])
+    return np.full(count, np.nan)
 
 
 def _probability(position: tuple[tuple[str, float], ...]) -> float:

@@ -10,6 +10,7 @@ import subprocess
 import time
 import urllib.request
 from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -96,13 +97,19 @@ class Server:
     def _healthy(self) -> bool:
         assert self._process is not None
         if (code := self._process.poll()) is not None:
+            _signal_group(self._process.pid, signal.SIGKILL)  # what it started may be there still
             self._process = None
             raise self._fault(f"the server ended with exit code {code} before it was ready")
         try:
             with _DIRECTLY.open(f"http://127.0.0.1:{self._port}{self._serve['health']}", timeout=5) as health:
                 return bool(health.status == HTTPStatus.OK)
-        except OSError:
+        except (OSError, HTTPException):
             return False
+
+    def check(self) -> None:
+        """Raises UserError when it was started and has ended."""
+        if self._process is not None and (code := self._process.poll()) is not None:
+            raise self._fault(f"the server ended with exit code {code}")
 
     def _fault(self, what: str) -> UserError:
         return UserError(what, where=f"llms.{self._settings.name}.serve", fix=f"see its log, {self._log}")

@@ -61,7 +61,7 @@ class Settings:
         """The API key, from the environment. Raises UserError when the variable is not set."""
         if self.key is None:
             return None
-        found = os.environ.get(self.key)
+        found = os.environ.get(self.key, "").strip()
         if not found:
             raise UserError(
                 f"the environment variable `{self.key}` is not set, and `{self.name}` needs its key",

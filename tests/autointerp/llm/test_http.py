@@ -2,6 +2,8 @@
 
 import json
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -14,7 +16,7 @@ from bsc.autointerp.llm.answers import AnswerCache
 from bsc.autointerp.llm.messages import Failure, Reply, Request, Sampling
 from bsc.autointerp.llm.reach import reached
 from bsc.autointerp.llm.settings import Settings
-from bsc.errors import UserError
+from bsc.errors import CorruptFile, UserError
 
 KEY = "sk-secret-0123456789"
 
@@ -116,6 +118,14 @@ def test_retry_after_is_honoured(tmp_path) -> None:
         assert 1.0 <= second - first < 3
 
 
+def test_those_that_are_told_to_wait_do_not_come_back_at_once(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(http, "_FIRST_PAUSE", 1.0)
+    monkeypatch.setattr(http, "_LONGEST_BACKOFF", 1.0)
+    with served(once(lambda handler: send(handler, 429, "", Retry_After="0.1"))) as server:
+        ask(server, tmp_path, prompts(8))
+        assert max(server.times) - min(server.times[8:]) > 0.2
+
+
 @pytest.mark.parametrize(("header", "least", "most"), [("7", 7, 7), ("", 0, 0), ("soon", 0, 0), ("99999", 300, 300)])
 def test_retry_after_in_seconds(header, least, most) -> None:
     assert least <= http._seconds(header) <= most
@@ -215,8 +225,33 @@ def test_a_prompt_that_was_flagged_is_a_failure_and_a_key_that_may_do_nothing_op
         assert [number for number, reply in enumerate(replies) if isinstance(reply, Failure)] == [3]
         assert server.asked["prompt 3"] == 1
         server.answer = lambda server, body, attempt, handler: send(handler, 403, "no")
-        with pytest.raises(UserError, match="10 requests in a row failed, the last one with: HTTP 403: no"):
+        with pytest.raises(UserError, match="100 requests in a row were refused, the last one with: HTTP 403: no"):
             ask(server, tmp_path, prompts(500)[6:], concurrency=2)
+
+
+def test_a_latent_whose_every_prompt_is_refused_stops_nothing(tmp_path) -> None:
+    """Its explanation stands in all of them, one after another; so it is when they are asked again."""
+
+    def answer(server, body, attempt, handler) -> None:
+        if 10 <= int(body["messages"][-1]["content"].split()[1]) < 50:
+            send(handler, 400, "flagged")
+        else:
+            echo(server, body, attempt, handler)
+
+    with served(answer) as server:
+        for _ in range(2):
+            replies = ask(server, tmp_path, prompts(60))
+            assert [isinstance(reply, Failure) for reply in replies] == [False] * 10 + [True] * 40 + [False] * 10
+
+
+@pytest.mark.parametrize("count", [1, 30])
+def test_a_stage_of_which_nothing_was_answered_does_not_end_well(tmp_path, count) -> None:
+    with served(lambda server, body, attempt, handler: send(handler, 400, "what is `max_tokens`?")) as server:
+        if count == 1:  # one latent that is refused is recorded
+            assert [reply.refused for reply in ask(server, tmp_path, prompts(count))] == [True]
+            return
+        with pytest.raises(UserError, match="none of 30 requests was answered, the last one failed with: HTTP 400: what is"):
+            ask(server, tmp_path, prompts(count))
 
 
 def test_a_server_that_dies_and_comes_back(tmp_path, monkeypatch) -> None:
@@ -278,6 +313,43 @@ def test_the_budget_stops_before_it_is_exceeded(tmp_path) -> None:
         assert set(server.asked.values()) == {1}
 
 
+BILLED = {
+    "no answer in time": (lambda handler: time.sleep(0.6), 6 + 8 + 64, 10),
+    "cut in mid-answer": (cut, 6 + 8 + 64, 10),
+    "no chat completion": (lambda handler: send(handler, 200, "[]"), 6 + 8 + 64, 10),
+    "no choice, but a count": (
+        lambda handler: send(handler, 200, '{"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}'),
+        *(7, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", BILLED)
+def test_attempts_that_were_billed_and_gave_nothing_are_in_the_books(tmp_path, fault) -> None:
+    spoil, tokens_in, tokens_out = BILLED[fault]
+    with served(once(spoil)) as server:
+        ask(server, tmp_path, prompts(1), timeout=0.5)
+    with AnswerCache(tmp_path / "answers" / "one.sqlite") as cache:
+        assert cache.totals() == (1, 14, 100, 10)  # of replies alone
+        assert cache.billed() == (100 + tokens_in, 10 + tokens_out)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_what_a_server_turns_away_costs_nothing(tmp_path, status) -> None:
+    with served(once(lambda handler: send(handler, status, ""))) as server:
+        ask(server, tmp_path, prompts(1))
+    with AnswerCache(tmp_path / "answers" / "one.sqlite") as cache:
+        assert cache.billed() == (100, 10)
+
+
+def test_the_budget_counts_attempts_that_gave_nothing(tmp_path) -> None:
+    prices = {"input": 0.0, "output": 1e6}  # a token out costs 1
+    with served(lambda server, body, attempt, handler: send(handler, 200, "{}")) as server:
+        with pytest.raises(UserError, match=r"over the budget: 30\.0000 of 35 are spent"):
+            ask(server, tmp_path, prompts(9), concurrency=1, prices=prices, budget=35.0, attempts=6)
+        assert sum(server.asked.values()) == 3
+
+
 def test_the_reason_of_a_providers_error_is_told(tmp_path) -> None:
     def answer(server, body, attempt, handler) -> None:
         send(handler, 200, '{"error": {"code": 502, "message": "upstream \\ud83d"}}')
@@ -304,6 +376,45 @@ def test_where_the_server_counts_nothing_the_budget_counts_the_most(tmp_path, us
         assert cache.totals()[2:] == (4 * most, 4 * 10)
 
 
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({}, ""),
+        ({"content": None}, ""),
+        ({"content": [{"type": "text", "text": "one "}, {"type": "image"}, {"type": "text", "text": "two"}]}, "one two"),
+    ],
+)
+def test_contents_of_other_kinds(message, text) -> None:
+    body = {"choices": [{"message": message, "finish_reason": "stop"}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
+    assert http.reply_of(json.dumps(body), prompts(1)[0]).text == text
+
+
+def test_brackets_without_end_are_no_chat_completion(tmp_path) -> None:
+    with served(once(lambda handler: send(handler, 200, "[" * 100_000))) as server:
+        assert isinstance(ask(server, tmp_path, prompts(1))[0], Reply)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "passes", "proxy"),
+    [
+        ("http://127.0.0.1:8123/v1", "", None),
+        ("http://localhost:8123/v1", "", None),
+        ("http://[::1]:8123/v1", "", None),
+        ("http://gpu7:8000/v1", "", "http://proxy:3128"),
+        ("http://gpu7:8000/v1", "gpu7", None),
+        ("http://gpu7:8000/v1", "gpu7:8000", None),
+        ("http://gpu7:8000/v1", "gpu7:8001", "http://proxy:3128"),
+        ("https://api.some.org/v1", "", None),
+    ],
+)
+def test_which_proxy_is_taken(endpoint, passes, proxy, monkeypatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://proxy:3128")
+    for name in ("https_proxy", "HTTPS_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("no_proxy", passes)
+    assert http._proxy(endpoint) == proxy
+
+
 def test_half_a_character_is_replaced(tmp_path) -> None:
     def answer(server, body, attempt, handler) -> None:
         response = json.loads(completion("half \ud83d"))
@@ -323,6 +434,51 @@ def test_nothing_else_is_taken_for_a_cache(tmp_path) -> None:
     path.write_bytes(b"no database at all" * 100)
     with pytest.raises(UserError, match="not an answer cache"), served(echo) as server:
         ask(server, tmp_path, prompts(1))
+
+
+def test_a_cache_that_takes_no_answer_stops_the_stage(tmp_path, monkeypatch) -> None:
+    """Whatever the reason is: nobody waits for ever for what is never kept."""
+
+    def broken(cache) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(AnswerCache, "flush", broken)
+    with served(echo) as server, pytest.raises(RuntimeError, match="new thread"):
+        ask(server, tmp_path, prompts(3))
+
+
+def test_a_damaged_cache_is_told(tmp_path) -> None:
+    path = tmp_path / "answers" / "one.sqlite"
+    with AnswerCache(path) as cache:
+        cache.put([(f"{number:064}", Reply("yes", "stop", 1, 1)) for number in range(2_000)])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+    with pytest.raises(CorruptFile, match="not an answer cache"), AnswerCache(path) as cache:
+        cache.get([f"{number:064}" for number in range(2_000)])
+
+
+def test_processes_that_begin_a_cache_together(tmp_path) -> None:
+    for number in range(4):
+        line = f"""
+import sys; from pathlib import Path; from bsc.autointerp.llm.answers import AnswerCache
+sys.stdin.readline()
+with AnswerCache(Path({str(tmp_path / f"{number}.sqlite")!r})) as cache:
+    print(cache.totals().replies)
+"""
+        command = [sys.executable, "-c", line]
+        running = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(8)]
+        for process in running:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        assert [process.communicate()[0] for process in running] == ["0\n"] * 8
+
+
+def test_the_journal_is_of_the_kind_that_is_safe_where_the_file_is(tmp_path, monkeypatch) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"a / ext4 rw 0 0\nb {tmp_path}/far wekafs rw 0 0\nc {tmp_path}/far/near tmpfs rw 0 0\n")
+    monkeypatch.setattr(answers, "_MOUNTS", mounts)
+    folders = [tmp_path / name for name in ("here", "far/x", "far/near/x")]
+    assert [answers.is_local(folder) for folder in folders] == [True, False, True]
 
 
 def test_what_is_on_its_way_to_the_disk_is_kept_when_the_loop_is_left(tmp_path, monkeypatch) -> None:

@@ -1,5 +1,6 @@
 """What is read from replies, and what prompts look like."""
 
+import json
 import math
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from bsc.autointerp.explainers.base import Explanation, LatentExamples, Questions
 from bsc.autointerp.explainers.llm import explanation_request, question_requests
-from bsc.autointerp.llm.messages import Reply
+from bsc.autointerp.llm.messages import Reply, Request, Sampling
 from bsc.autointerp.llm.replies import answers, explanation, probabilities, schema
 from bsc.autointerp.llm.shown import window_text
 from bsc.autointerp.prompts import digests
@@ -35,6 +36,8 @@ UNREAD = [-1, -1, -1]
         ("<think>maybe [0, 0, 0]</think>\n[1, 1, 0]", [1, 1, 0]),
         ("<think>maybe [0, 0, 0]</think> none", UNREAD),
         ("<think>maybe [0, 0, 0]", UNREAD),
+        ("maybe [0, 0, 0]</think>\n[1, 1, 0]", [1, 1, 0]),  # the prompt ended with <think>
+        ("[" * 100_000, UNREAD),
         ("<think>maybe</think>[1, 0, 1]<think>or [0, 0, 0]", [1, 0, 1]),
         ("[1, 0]", UNREAD),
         ("[1, 0, 1, 1]", UNREAD),
@@ -57,6 +60,8 @@ def test_lists(text, expected) -> None:
         ("[EXPLANATION]:\n\n Verbs of motion.\nMore of it.", "Verbs of motion."),
         ("Let me see.\nExplanation: **Verbs of motion.**", "Verbs of motion."),
         ("Verbs of motion.", "Verbs of motion."),
+        ("Of motion.\nOr not.</think>\n\nVerbs.", "Verbs."),
+        ('[EXPLANATION]: Headings such as "Explanation:" in a docstring.', 'Headings such as "Explanation:" in a docstring.'),
         ("<think>[EXPLANATION]: nouns</think>[EXPLANATION]: verbs", "verbs"),
         ("<think>\nThe tokens are [EXPLANATION]: nouns", ""),
         ("[EXPLANATION]: \n", ""),
@@ -76,8 +81,29 @@ def test_probabilities_are_of_one_against_zero() -> None:
     pairs = [("[", {"[": -0.1}), ("1", odds), (", ", {", ": 0.0}), (" 0", {" 0": -0.5}), ("]", {"]": 0.0})]
     assert probabilities(_reply("[1, 0]", pairs), 2) == pytest.approx([0.75, 0.0])
     assert np.isnan(probabilities(_reply("[1, 0]", pairs), 3)).all()
+    more = [*pairs, (" since", {" since": 0.0}), (" 0", {" 0": 0.0, " 1": 0.0}), (" fits", {" fits": 0.0})]
+    assert probabilities(_reply("[1, 0] since 0 fits", more), 2) == pytest.approx([0.75, 0.0])
+    assert np.isnan(probabilities(_reply("[0, 0]", pairs), 2)).all()  # not what was read
     assert np.isnan(probabilities(_reply("so so", pairs), 2)).all()
     assert np.isnan(probabilities(_reply("[1, 0]", []), 2)).all()
+
+
+def test_further_parameters_are_part_of_what_is_asked_and_of_its_key() -> None:
+    plain = Request("s", "u", Sampling(0.0, 9))
+    assert json.loads(plain.body("m")) == {
+        "model": "m",
+        "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}],
+        "temperature": 0.0,
+        "max_tokens": 9,
+    }
+    further = {"max_tokens": None, "max_completion_tokens": 300, "reasoning_effort": "low"}
+    asked = Request("s", "u", Sampling(None, 9, parameters=further))
+    said = json.loads(asked.body("m"))
+    assert said.keys() == {"model", "messages", "max_completion_tokens", "reasoning_effort"}
+    assert asked.key("m") != plain.key("m")
+    assert (plain.dearest[1], asked.dearest[1]) == (9, 300)
+    logprobs = Request("s", "u", Sampling(0.0, 9, logprobs=True, parameters={"top_logprobs": 2, "seed": None}))
+    assert json.loads(logprobs.body("m"))["top_logprobs"] == 2
 
 
 def test_the_schema_holds_as_many_answers_as_questions() -> None:
