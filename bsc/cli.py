@@ -76,7 +76,7 @@ _LLMS = Input("llms", "how language models are reached: JSON, by name", optional
 _ANSWERS = Input("answers", "folder of the language models' answers", optional=True)
 _EMBEDDER = Input("embedder", "sentence-embedding model, as `bsc embedder` wrote it", kind=folder)
 _MADE_OR_STORED = Input("activations", "index of a hookpoint's activations, of `bsc index` or `bsc recipe`", "index")
-_DIGEST = Input("digest", "what the workflow knows the coder by; kept in its manifest", optional=True, kind=str)
+_DIGEST = Input("digest", "what the workflow knows it by; kept with it", optional=True, kind=str)
 
 STAGES: dict[str, Stage] = {
     "model": Stage("fetch a language model and keep it as safetensors", "bsc.models.fetch:fetch_model", "ModelSpec"),
@@ -136,7 +136,7 @@ STAGES: dict[str, Stage] = {
         "try a learning rate of a sweep",
         "bsc.training.trial:trial",
         "CoderSpec",
-        (_MADE_OR_STORED, Input("held-out", "index of the activations that the trial is judged on", "held_out")),
+        (_MADE_OR_STORED, Input("held-out", "index of the activations that the trial is judged on", "held_out"), _DIGEST),
         checkpoints=True,
     ),
     "choose": Stage(

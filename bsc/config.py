@@ -46,6 +46,12 @@ def _is_hookpoint(name: str) -> str:
     return name
 
 
+def _is_folder(name: str) -> str:
+    if not name or set("{}*?[]") & set(name):
+        raise ValueError(f"`{name}` is no folder that rules can name: leave out braces, brackets and wildcards")
+    return name
+
+
 def _is_colour(colour: str) -> str:
     if not re.fullmatch("#[0-9a-fA-F]{6}", colour):
         raise ValueError(f"`{colour}` is no colour: write #RRGGBB, in quotation marks, as # begins a comment")
@@ -139,6 +145,10 @@ class Corpus(_Strict):
     @model_validator(mode="after")
     def _source_is_whole(self) -> "Corpus":
         _one_source(self)
+        if self.source == "hub" and self.streaming and "[" in self.hub_split:
+            raise ValueError(
+                "`hub_split` has a slice, which cannot be streamed: set `streaming: false`, or name the whole split"
+            )
         if self.ids_column is None:
             return self
         if self.source == "documentation":
@@ -493,7 +503,7 @@ class Figures(_Strict):
 class Config(_Strict):
     """A whole config.yaml."""
 
-    results: str = "results"
+    results: Annotated[str, AfterValidator(_is_folder)] = "results"
     answers: str | None = None
     disk_gb: Rate = 50.0
     cohort: Annotated[int, Field(ge=1, le=100)] = 1

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from bsc.autointerp.prompts import digests
 from bsc.coders.binarisers.registry import REGISTRY, in_order, kind_of
 from bsc.config import Config, Probing
+from bsc.corpus.files import listing
 from bsc.figures.registry import FIGURES
 from bsc.paths import ANSWERS, JOINT, MODEL, NGRAM, CoderId, layer
 from bsc.spec import digest, dump, fingerprint
@@ -331,9 +332,13 @@ class Stage:
         return self.spec.json_text
 
 
-def _stage(spec: _Spec, code: tuple[str, ...], *upstream: "Stage", without: tuple[str, ...] = ()) -> Stage:
+def _stage(
+    spec: _Spec, code: tuple[str, ...], *upstream: "Stage", without: tuple[str, ...] = (), files: list[str] | None = None
+) -> Stage:
+    """files: patterns of files that it reads, which make it stale when they change (path, size, time of the last change)."""
     kept = {key: value for key, value in spec.model_dump().items() if key not in without}
-    return Stage(spec, digest(kept, fingerprint(*code), [stage.digest for stage in upstream]))
+    read = [listing(files)] if files else []
+    return Stage(spec, digest(kept, fingerprint(*code), [stage.digest for stage in upstream], *read))
 
 
 def coder_blocks(coders: list[CoderId]) -> list[dict[str, Any]]:
@@ -382,7 +387,7 @@ class Plan:
         corpus = self.config.corpus
         values = corpus.model_dump(exclude={"packages"})
         values["versions"] = {package: version(package) for package in corpus.packages or []} or None
-        return _stage(TokensSpec.model_validate(values), ("bsc.corpus.tokens",), self.model(name))
+        return _stage(TokensSpec.model_validate(values), ("bsc.corpus.tokens",), self.model(name), files=corpus.files)
 
     @property
     def embeds(self) -> bool:
@@ -599,7 +604,7 @@ class Plan:
         values = probing.model_dump(include=set(LabelledSpec.model_fields))
         values["versions"] = {package: version(package) for package in probing.packages or []} or None
         spec = LabelledSpec(**values, hookpoints=model.hookpoints, dtype=model.dtype)
-        return _stage(spec, ("bsc.probing.documents",), self.model(name))
+        return _stage(spec, ("bsc.probing.documents",), self.model(name), files=probing.files)
 
     def probe(self, coder: CoderId) -> Stage:
         """Sparse probing of one coder's latents. Raises ValueError when the config asks for none."""

@@ -29,6 +29,7 @@ def write(folder: Path, **changes: object) -> Path:
     return path
 
 
+HUB = {"corpus__source": "hub", "corpus__dataset": "some/set", "corpus__packages": None}
 FILES = {
     "corpus__source": "files",
     "corpus__files": ["a.jsonl"],
@@ -123,6 +124,9 @@ FAULTS = [
     ({"autointerp__window": 31}, "autointerp.window", "does not divide"),
     ({"activations__mode": "streamed"}, "activations.mode", "'stream'"),
     ({"cohort": 0}, "cohort", "greater than or equal to 1"),
+    ({"results": ""}, "results", "is no folder"),
+    ({"results": "results/{model}"}, "results", "is no folder"),
+    ({**HUB, "corpus__hub_split": "train[:1%]"}, "corpus", "cannot be streamed: set `streaming: false`"),
     ({"llms": {"one": {"model": "m", "endpoint": "https://host/v1?api-key=secret"}}}, "llms.one", "ends with its path"),
     (
         {"llms": {"one": {"model": "m", "endpoint": "https://host/v1", "parameters": {"model": "n"}}}},

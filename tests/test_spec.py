@@ -281,3 +281,23 @@ def test_values_of_one_bit_have_no_binarised_control(smoke: Config) -> None:
     )
     found = {coder.binariser: plan.variants(coder) for coder in plan.config.coder_ids}
     assert found == {"topk": ["trained", "binarised"], "nbit.b1": ["trained"], "nbit.b2": ["trained", "binarised"]}
+
+
+def test_local_text_that_has_changed_is_read_again(smoke: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jsonl", "labelled.jsonl"):
+        Path(name).write_text('{"text": "one", "label": 1}\n')
+    corpus = {"source": "files", "files": ["*a.jsonl"], "splits": smoke.corpus.splits.model_dump()}
+    probing = {"source": "files", "files": ["labelled.jsonl"]}
+
+    def digests() -> tuple[str, str]:
+        plan = Plan(Config.model_validate({**written(smoke), "corpus": corpus, "probing": probing}))
+        return plan.tokens(CODER.model).digest, plan.labelled(CODER.model).digest
+
+    whole = digests()
+    assert digests() == whole
+    Path("more-a.jsonl").write_text('{"text": "two"}\n')
+    more = digests()
+    assert (more[0] != whole[0], more[1] != whole[1]) == (True, False)
+    Path("labelled.jsonl").write_text('{"text": "one", "label": 0, "sure": false}\n')
+    assert digests()[1] != more[1]

@@ -6,6 +6,7 @@ exceed). Checkpoints are counted for one training job at a time, and, with cohor
 all cohorts of the coder's hookpoint are trained.
 """
 
+import os
 import shutil
 from pathlib import Path
 
@@ -127,7 +128,15 @@ def _latents(config: Config, plan: Plan) -> int:
 
 
 def _written(results: Path) -> int:
-    return sum(path.stat().st_size for path in results.rglob("*") if path.is_file())
+    """What files take on the disk, which is less than their size where they are not filled yet; jobs may be at work on them."""
+    return sum(_taken(Path(folder, name)) for folder, _, names in os.walk(results) for name in names)
+
+
+def _taken(path: Path) -> int:
+    try:
+        return 512 * path.stat().st_blocks
+    except FileNotFoundError:
+        return 0
 
 
 def _existing(path: Path) -> Path:

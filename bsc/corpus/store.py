@@ -4,6 +4,7 @@ Row `context * length + position` of a split's activations belongs to that token
 """
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from bsc.errors import CorruptFile, UserError
-from bsc.io import check, read_manifest, read_tensors
+from bsc.io import check, read_manifest
 
 _HASHED_UP_TO = 1 << 30
 
@@ -35,12 +36,18 @@ class TokenStore:
 
 
 def read_tokens(folder: Path, split: str) -> TokenStore:
-    """A split as torch tensors.
+    """A split as torch tensors, which are not to be written to.
 
-    Raises UserError when there is no such split, CorruptFile when its file is not the one that was written.
+    The map is of a file that is only read, so it may be larger than memory: of one that could be written to, as safetensors
+    makes it, Linux refuses more bytes than there are of memory and swap. Raises UserError when there is no such split,
+    CorruptFile when its file is not the one that was written.
     """
-    tensors = read_tensors(_checked(folder, split))
-    return TokenStore(tensors["tokens"], tensors["documents"])
+    import torch
+
+    arrays = read_tokens_numpy(folder, split)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return TokenStore(torch.from_numpy(arrays.tokens), torch.from_numpy(arrays.documents))
 
 
 def read_tokens_numpy(folder: Path, split: str) -> TokenStore:

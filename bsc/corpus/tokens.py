@@ -17,7 +17,7 @@ from bsc.corpus.documents import Documents, documents, identity
 from bsc.corpus.packing import Packer
 from bsc.corpus.writer import TokenWriter
 from bsc.errors import UserError
-from bsc.io import MANIFEST, read_manifest, sha256
+from bsc.io import MANIFEST, read_json, read_manifest, sha256
 from bsc.models.load import load_tokenizer
 from bsc.progress import Progress
 from bsc.spec import fingerprint
@@ -40,10 +40,12 @@ def make_tokens(spec: TokensSpec, model: Path, output: Path) -> None:
     follows each document; with `bos`, every context begins with BOS, which counts as the next token's document. A run that
     was killed leaves its work under `output/.partial`; the same call goes on from there, and the files are bit for bit those of
     an uninterrupted run.
-    Raises UserError when there is too little text, a tokenised set has ids that the model has not, the tokenizer has no such
+    Raises UserError when contexts are longer than the model's, there is too little text, a tokenised set has ids that the
+    model has not, the tokenizer has no such
     separator or no BOS, or the network fails for long; in the last case what was made is kept.
     """
     manifest = read_manifest(model, verify=False)
+    _check_contexts(spec, model)
     encoder = Encoder(spec, model, manifest["vocabulary"])
     output.mkdir(parents=True, exist_ok=True)
     (output / MANIFEST).unlink(missing_ok=True)  # what it lists is about to be replaced
@@ -59,9 +61,22 @@ def make_tokens(spec: TokensSpec, model: Path, output: Path) -> None:
         if not packer.full:
             writer.discard()
             raise _too_little(packer.split, packer.written, splits[packer.split])
+        if revision := source.position.get("revision"):
+            facts["revision"] = revision
         for split, used in packer.documents.items():
             facts.setdefault("splits", {})[split] = {"contexts": sizes[split][0], "context": sizes[split][1], "documents": used}
         writer.finish(facts)
+
+
+def _check_contexts(spec: TokensSpec, model: Path) -> None:
+    most = read_json(model / "config.json").get("max_position_embeddings")
+    for split, wanted in spec.splits.items():
+        if most is not None and wanted.context > most:
+            raise UserError(
+                f"contexts of {wanted.context} tokens are longer than the {most} that the model knows",
+                where=f"corpus.splits.{split}.context",
+                fix="lower it",
+            )
 
 
 def _identity(spec: TokensSpec, model: Path) -> dict[str, Any]:

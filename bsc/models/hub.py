@@ -4,16 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # by whichever name the hub's client has it
 
 from bsc.errors import UserError
+from bsc.io import is_disk_full
 
 
 def download(name: str, revision: str, patterns: Sequence[str]) -> Path:
@@ -23,7 +18,9 @@ def download(name: str, revision: str, patterns: Sequence[str]) -> Path:
     """
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ConnectionError) as error:
+    except (HFValidationError, httpx.HTTPError, OSError, RuntimeError) as error:  # RuntimeError: of hf-xet
+        if is_disk_full(error):
+            raise
         what, fix = _explain(error, name, revision)
         raise UserError(what, where=f"hub:{name}@{revision}", fix=fix) from error
 

@@ -17,7 +17,8 @@ def choose(spec: ChoiceSpec, trials: list[Path], output: Path) -> None:
     trials: the folders that `bsc trial` wrote. Of equal FVUs the lower rate is taken. A choice at an end of the grid may not be
     the best that there is: `at_edge` records it, and stderr says it. Raises UserError when every rate has diverged.
     """
-    curve = sorted((read_json(folder / "trial.json") for folder in trials), key=lambda row: row["learning_rate"])
+    tried = (read_json(folder / "trial.json") for folder in trials)
+    curve = sorted(({key: row[key] for key in ("learning_rate", "fvu")} for row in tried), key=lambda row: row["learning_rate"])
     finished = [row for row in curve if row["fvu"] is not None and math.isfinite(row["fvu"])]
     if not finished:
         raise UserError(f"`{spec.name}` diverged at every rate of the sweep", where="tune.rates", fix="add lower rates")

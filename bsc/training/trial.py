@@ -19,8 +19,12 @@ CODER, RESULT = "coder", "trial.json"
 _TOKENS_AT_ONCE = 4_096
 
 
-def trial(spec: CoderSpec, index: Path, held_out: Path, output: Path, *, checkpoint_seconds: float = 300.0) -> None:
+def trial(
+    spec: CoderSpec, index: Path, held_out: Path, output: Path, *, digest: str | None = None, checkpoint_seconds: float = 300.0
+) -> None:
     """Train the coder of a spec, and write `trial.json`: its `learning_rate`, and `fvu` on the rows of the store `held_out`.
+
+    digest: by which the workflow knows whether the trial is still the one that it asks for; kept with it.
 
     A rate at which training diverges has `fvu` null: that is an answer too. The coder itself is not kept. Interrupted, it goes
     on from its checkpoint, as `bsc train` does. Raises UserError and CorruptFile as `bsc train`.
@@ -33,7 +37,7 @@ def trial(spec: CoderSpec, index: Path, held_out: Path, output: Path, *, checkpo
         fvu = None
     else:
         fvu = held_out_fvu(load_coder(folder), ActivationStore.open(held_out))
-    write_json(output / RESULT, {"learning_rate": spec.learning_rate, "fvu": fvu})
+    write_json(output / RESULT, {"digest": digest, "learning_rate": spec.learning_rate, "fvu": fvu})
     shutil.rmtree(folder)
 
 

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from bsc.io import write_manifest
+from bsc.io import write_json, write_manifest
 from bsc.stages import TokensSpec
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>"]
@@ -25,6 +25,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer_object=backend, bos_token="<|im_start|>", unk_token="<|endoftext|>", model_max_length=64
     )
     tokenizer.save_pretrained(folder)
+    write_json(folder / "config.json", {"max_position_embeddings": 64})
     names = sorted(path.name for path in folder.iterdir())
     write_manifest(folder, names, {"source": "folder:test", "vocabulary": len(vocabulary), "bos": 1, "eos": None})
     return folder

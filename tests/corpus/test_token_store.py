@@ -1,6 +1,7 @@
 """Contexts on disk are a safetensors file like any other, read the same by torch and by numpy."""
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from bsc.corpus import store
 from bsc.corpus.store import read_tokens, read_tokens_numpy
 from bsc.corpus.writer import PARTIAL, TokenWriter
 from bsc.errors import CorruptFile, UserError
+from bsc.io import MANIFEST, write_json
 
 
 def write_split(folder: Path, tokens: np.ndarray, documents: np.ndarray, cuts: list[int]) -> Path:
@@ -133,3 +135,26 @@ def test_a_split_that_is_not_there_is_refused(tmp_path: Path) -> None:
     write_split(tmp_path, ones, ones, [])
     with pytest.raises(UserError, match="no split `test`"):
         read_tokens(tmp_path, "test")
+
+
+def test_a_split_may_be_larger_than_memory(tmp_path: Path) -> None:
+    """Twice over: the file is sparse, and nothing is read but what is asked for."""
+    context = 1 << 20
+    contexts = 2 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // (4 * context)
+    size = 4 * contexts * context
+    fields = {
+        name: {"dtype": "I32", "shape": [contexts, context], "data_offsets": [place * size, (place + 1) * size]}
+        for place, name in enumerate(("documents", "tokens"))
+    }
+    header = json.dumps(fields).encode()
+    path = tmp_path / "train.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    os.truncate(path, 8 + len(header) + 2 * size)
+    with path.open("r+b") as file:
+        file.seek(-4, os.SEEK_END)
+        file.write((7).to_bytes(4, "little"))
+    write_json(tmp_path / MANIFEST, {"files": {path.name: {"bytes": path.stat().st_size, "sha256": "not read"}}})
+    store = read_tokens(tmp_path, "train")
+    assert store.tokens.shape == store.documents.shape == (contexts, context)
+    assert store.tokens[-1, -2:].tolist() == [0, 7]
+    assert store.documents[-1, -1].item() == 0

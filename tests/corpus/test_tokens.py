@@ -202,3 +202,9 @@ def test_memory_does_not_grow_with_the_tokens(model: Path, make_spec: MakeSpec, 
         command = [sys.executable, "-c", STREAM, spec.json_text, str(model), str(tmp_path / str(train))]
         peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
     assert peaks[1] - peaks[0] < 60_000, "38 M more tokens are 304 MB more on disk, and may not be in memory"
+
+
+def test_contexts_that_the_model_does_not_know_are_refused(model: Path, make_spec: MakeSpec, tmp_path: Path) -> None:
+    longer = make_spec(splits={key: {"tokens": 130, "context": 65} for key in SPLIT_ORDER})
+    with pytest.raises(UserError, match=r"corpus\.splits\.\w+\.context: contexts of 65 tokens are longer than the 64"):
+        make_tokens(longer, model, tmp_path / "out")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.utils import httpx
 from tiny_llama import LAYERS, VOCABULARY, WIDTH, save_gguf, save_wheel
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
@@ -178,6 +179,34 @@ def test_what_the_hub_refuses_is_explained(
 
     monkeypatch.setattr("bsc.models.hub.snapshot_download", refuse)
     with pytest.raises(UserError, match=message):
+        fetch_model(spec("hub:someone/tiny", revision="v1"), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        httpx.ProxyError("no way"),
+        httpx.ReadError("cut"),
+        OSError("Consistency check failed: file should be of size 7 but has size 3"),
+        RuntimeError("Data processing error: CAS service error"),
+    ],
+    ids=lambda fault: type(fault).__name__,
+)
+def test_faults_on_the_way_to_the_hub_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise fault
+
+    monkeypatch.setattr("bsc.models.hub.snapshot_download", fail)
+    with pytest.raises(UserError, match=f"cannot be reached.*{type(fault).__name__}"):
+        fetch_model(spec("hub:someone/tiny", revision="v1"), tmp_path / "out")
+
+
+def test_a_disk_that_the_hubs_files_fill_is_no_fault_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("bsc.models.hub.snapshot_download", fail)
+    with pytest.raises((UserError, OSError), match=r"(?i)full|No space left"):
         fetch_model(spec("hub:someone/tiny", revision="v1"), tmp_path / "out")
 
 

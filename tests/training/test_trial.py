@@ -24,7 +24,7 @@ def test_a_trial_is_the_held_out_fvu_of_what_training_gives(
     architecture: str, make_spec: MakeSpec, make_store: MakeStore, store_index: Path, tmp_path: Path
 ) -> None:
     spec, held_out = make_spec(architecture=architecture), make_store(3, 5, seed=40)
-    trial(spec, store_index, held_out, tmp_path / "trial")
+    trial(spec, store_index, held_out, tmp_path / "trial", digest="0123")
     found = read_json(tmp_path / "trial" / "trial.json")
     train(spec, store_index, tmp_path / "coder")
     coder, store = load_coder(tmp_path / "coder"), ActivationStore.open(held_out)
@@ -33,7 +33,7 @@ def test_a_trial_is_the_held_out_fvu_of_what_training_gives(
     with torch.no_grad():
         error = (coder(x) - y).double().square().sum()
     fvu = error / (y.double() - y.double().mean(0)).square().sum()
-    assert found["learning_rate"] == spec.learning_rate
+    assert (found["digest"], found["learning_rate"]) == ("0123", spec.learning_rate)
     assert found["fvu"] == pytest.approx(fvu.item(), rel=1e-5)
     assert held_out_fvu(coder, store) == found["fvu"]
     assert [path.name for path in (tmp_path / "trial").iterdir()] == ["trial.json"]
@@ -41,7 +41,7 @@ def test_a_trial_is_the_held_out_fvu_of_what_training_gives(
 
 def test_a_diverged_trial_is_an_answer(make_spec: MakeSpec, store_index: Path, tmp_path: Path) -> None:
     trial(make_spec(learning_rate=1e30), store_index, store_index, tmp_path)
-    assert read_json(tmp_path / "trial.json") == {"learning_rate": 1e30, "fvu": None}
+    assert read_json(tmp_path / "trial.json") == {"digest": None, "learning_rate": 1e30, "fvu": None}
     assert [path.name for path in tmp_path.iterdir()] == ["trial.json"]
 
 

@@ -160,6 +160,19 @@ def test_a_sweep_is_made_before_the_coders_that_it_chooses_for(checkout: Checkou
     assert "rate=0.1" in jobs[0].wildcards
 
 
+def test_other_text_is_swept_again(checkout: Checkout) -> None:
+    """Also behind indices, whose remaking alone sweeps nothing."""
+    checkout.edit("config/smoke.yaml", "\ncoders:", TUNED)
+    target = f"results/smoke/coders/{MODEL}/layers.0.mlp/sae-binary-topk-k16/seed1/manifest.json"
+    checkout.run(target)
+    for index in (checkout.folder / "results" / "smoke" / "activations").rglob("layers.*.mlp.json"):
+        index.touch()
+    assert checkout.stale(target) == []
+    checkout.edit("config/smoke.yaml", "  separator: <|endoftext|>", "  separator: <|endoftext|>\n  bos: true")
+    counts = Counter(job.rule for job in checkout.stale(target))
+    assert (counts["trial"], counts["choose"], counts["train"]) == (2, 1, 1)
+
+
 def test_a_variant_is_trained_beside_its_binariser(checkout: Checkout) -> None:
     held = "\nbinarisers: {binary-topk.held: {frequency: {control: bias, strength: 0.1}}}\n\ncoders:"
     checkout.edit("config/smoke.yaml", "\ncoders:", held)

@@ -24,7 +24,7 @@ rule train:
     threads: 1
     resources:
         **saved(),
-        mem_mb=grown(8_000),
+        mem_mb=lambda w, attempt: coder_megabytes(w) * 2 ** (attempt - 1),
         runtime=grown(24 * 60),
         gpus=1,
     params:

@@ -15,7 +15,7 @@ from bsc.activations.disk import check_disk, coder_bytes, is_streamed, stored_sp
 from bsc.check import unset_keys
 from bsc.errors import UserError
 from bsc.figures.registry import FIGURES
-from bsc.io import read_manifest
+from bsc.io import read_json, read_manifest
 from bsc.paths import CoderId
 from bsc.stages import Plan
 
@@ -88,6 +88,17 @@ def train_index(wildcards):
     return ancient(index) if is_fresh(coder) else index
 
 
+def trial_index(wildcards, split):
+    """The index of what a trial is trained or judged on, `ancient` for one that is as it should be, as `train_index` is."""
+    coder = coder_of(wildcards)
+    index = at(paths.INDEX, model=coder.model, split=split, hookpoint=coder.hookpoint)
+    try:
+        tried = read_json(Path(at(paths.TRIAL, coder, rate=wildcards.rate, file="trial.json")))
+    except UserError:
+        return index
+    return ancient(index) if tried.get("digest") == plan.trial(coder, wildcards.rate).digest else index
+
+
 def is_fresh(coder):
     """Whether a coder's files are there, and made as the plan says."""
     folder = Path(at(paths.CODERS, coder))
@@ -109,6 +120,11 @@ def cohort_of(wildcards):
 def cohort_hookpoints(wildcards):
     """Where a cohort's coders are."""
     return list(dict.fromkeys(coder.hookpoint for coder in plan.cohorts[cohort_of(wildcards)]))
+
+
+def coder_megabytes(wildcards):
+    """What training holds of one coder: itself, its gradients and two moments, and 7.3 GB for the process and a window."""
+    return 7_300 + 4 * coder_bytes(plan.config, wildcards.model) // 10**6
 
 
 def cohort_megabytes(wildcards):

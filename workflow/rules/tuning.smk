@@ -1,15 +1,8 @@
 rule trial:
     """Try one learning rate of a sweep on its budget."""
     input:
-        index=lambda w: ancient(at(paths.INDEX, model=w.model, split="train", hookpoint=w.hookpoint)),
-        held_out=lambda w: ancient(
-            at(
-                paths.INDEX,
-                model=w.model,
-                split="interpretation",
-                hookpoint=w.hookpoint,
-            )
-        ),
+        index=lambda w: trial_index(w, "train"),
+        held_out=lambda w: trial_index(w, "interpretation"),
     output:
         at(paths.TRIAL, file="trial.json"),
     log:
@@ -21,14 +14,14 @@ rule trial:
     threads: 1
     resources:
         **saved(),
-        mem_mb=grown(8_000),
+        mem_mb=lambda w, attempt: coder_megabytes(w) * 2 ** (attempt - 1),
         runtime=grown(24 * 60),
         gpus=1,
     params:
         stage=stage(lambda w: plan.trial(coder_of(w), w.rate)),
     shell:
-        "python -m bsc trial --spec {params.stage[0]:q} --activations {input.index:q} --held-out {input.held_out:q}"
-        " --checkpoint-minutes {resources.checkpoint_minutes} --output {output:q} --log {log:q}"
+        "python -m bsc trial --spec {params.stage[0]:q} --digest {params.stage[1]:q} --activations {input.index:q}"
+        " --held-out {input.held_out:q} --checkpoint-minutes {resources.checkpoint_minutes} --output {output:q} --log {log:q}"
 
 
 rule choose:
