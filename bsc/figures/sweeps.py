@@ -72,7 +72,11 @@ def _note(points: pd.DataFrame, spec: FigureSpec) -> str:
     ks = ", ".join(str(k) for k in sorted(points["k"].unique()))
     seeds = ", ".join(str(seed) for seed in sorted(points["seed"].unique()))
     edges = int(points["at_edge"].sum())
-    at_edge = f" {edges} of {len(counts)} choices lie at an end of the grid and may not be the best." if edges else ""
+    at_edge = (
+        f" {edges} of {len(counts)} choices {'lies' if edges == 1 else 'lie'} at an end of the grid and may not be the best."
+        if edges
+        else ""
+    )
     return (
         f"Optimiser: {sweep['optimiser']}. {int(counts.max())} rates a binariser, each on {sweep['tokens']:,} tokens "
         f"({sweep['tokens'] / sweep['training_tokens']:.0%} of what the coders are trained on); "
