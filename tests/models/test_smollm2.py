@@ -1,18 +1,15 @@
 """The demo's model, fetched from PyPI: it is SmolLM2-135M-Instruct, and unpacking it lost nothing."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 import torch
-from smollm2 import SMOLLM2
+from smollm2 import SMOLLM2, Fetched
 from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedModel
 
 from bsc.io import read_manifest, sha256
-from bsc.models import fetch
-from bsc.models.fetch import fetch_model
 from bsc.models.load import load_model, load_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -31,24 +28,13 @@ CROSS_ENTROPY = 3.141
 
 
 @pytest.fixture(scope="module")
-def gguf_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("gguf") / str(SMOLLM2.file)
+def folder(fetched: Fetched) -> Path:
+    return fetched.folder
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, gguf_path: Path) -> Iterator[Path]:
-    """The fetched model; the GGUF that it was made of is kept at `gguf_path`."""
-    original = fetch.convert
-
-    def convert(path: Path, staging: Path) -> dict[str, object]:
-        gguf_path.write_bytes(path.read_bytes())
-        return original(path, staging)
-
-    output = tmp_path_factory.mktemp("smollm2")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fetch, "convert", convert)
-        fetch_model(SMOLLM2, output)
-    return output
+def gguf_path(fetched: Fetched) -> Path:
+    return fetched.gguf
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from autointerp_world import World, windows_spec
-from smollm2 import SMOLLM2
+from smollm2 import Fetched
 from test_llm_stages import options
 
 from bsc.autointerp.explain import explain
@@ -26,7 +26,6 @@ from bsc.autointerp.llm.settings import Settings
 from bsc.autointerp.score import score
 from bsc.device import has_fast_bfloat16
 from bsc.errors import UserError
-from bsc.models.fetch import fetch_model
 from bsc.stages import ExplainSpec, ScoreSpec
 
 pytestmark = pytest.mark.llm
@@ -37,11 +36,9 @@ PROMPTS = 2 * 3
 """A latent: two scorers, fifteen windows, five to a prompt."""
 
 
-@pytest.fixture(scope="session")
-def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("smollm2")
-    fetch_model(SMOLLM2, folder)
-    return folder
+@pytest.fixture
+def smollm2(fetched: Fetched) -> Path:
+    return fetched.folder
 
 
 def planted(world: World, latents: int) -> World:
