@@ -10,6 +10,7 @@ import gc
 import ipaddress
 import json
 import random
+import re
 import urllib.parse
 import urllib.request
 from collections import deque
@@ -38,6 +39,9 @@ _WRONG_SETTINGS = (401, 402, 404)
 """Not 403: OpenRouter gives it to a prompt that was flagged, and with a key that may do nothing the breaker opens."""
 _TRANSIENT = (408, 409, 425, 429)
 _OK, _SERVER_ERROR = 200, 500
+_UNKNOWN = (400, 422, 501)
+_SCHEMA = re.compile(r"response_format|json_schema", re.IGNORECASE)
+"""What servers say that do not know the field of a request which asks for structured output."""
 _JSON = {"Content-Type": "application/json"}
 _SHOWN = 300
 _STOPPED = "the stage stopped before it was sent"
@@ -218,7 +222,7 @@ class HttpModel:
             reason = f"the connection failed ({type(error).__name__}: {self._clean(str(error))})"
             raise Transient(reason, billed=billed) from error
         if response.status != _OK:
-            raise self._refusal(response, text)
+            raise self._refusal(response, text, structured=request.schema is not None)
         try:
             return reply_of(text, request)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
@@ -237,7 +241,7 @@ class HttpModel:
             proxy=_proxy(endpoint),  # worked out once: `trust_env` does so at each request, and costs more than the request
         )
 
-    def _refusal(self, response: aiohttp.ClientResponse, text: str) -> Exception:
+    def _refusal(self, response: aiohttp.ClientResponse, text: str, *, structured: bool) -> Exception:
         status = response.status
         reason = f"HTTP {status}: {text[:_SHOWN]}"
         if status in _WRONG_SETTINGS:
@@ -245,6 +249,12 @@ class HttpModel:
                 f"the server refuses: {reason}",
                 where=f"llms.{self._settings.name}",
                 fix="check `endpoint`, `model`, the key in the environment and the account",
+            )
+        if structured and status in _UNKNOWN and _SCHEMA.search(text):
+            return UserError(
+                f"the server has no structured output: {reason}",
+                where=f"llms.{self._settings.name}.structured",
+                fix="leave `structured` out: answers are then read from what the model writes",
             )
         if status in _TRANSIENT or status >= _SERVER_ERROR:
             return Transient(reason, pause=_seconds(response.headers.get("retry-after", "")))

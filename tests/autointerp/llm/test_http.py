@@ -254,6 +254,18 @@ def test_a_stage_of_which_nothing_was_answered_does_not_end_well(tmp_path, count
             ask(server, tmp_path, prompts(count))
 
 
+def test_a_server_without_structured_output_is_told_at_once(tmp_path) -> None:
+    told = '{"error": {"message": "Unknown field: response_format"}}'
+    asked = [Request("system", f"prompt {number}", Sampling(0.0, 10), {"type": "object"}) for number in range(50)]
+    with (
+        served(lambda server, body, attempt, handler: send(handler, 400, told)) as server,
+        pytest.raises(UserError, match="no structured output: HTTP 400") as caught,
+    ):
+        ask(server, tmp_path, asked, concurrency=2)
+    assert sum(server.asked.values()) <= 4
+    assert "leave `structured` out" in caught.value.fix
+
+
 def test_a_server_that_dies_and_comes_back(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(http, "_FIRST_PAUSE", 0.2)
     monkeypatch.setattr(http, "_LONGEST_BACKOFF", 2.0)

@@ -3,12 +3,14 @@
 It is too small to explain well: what is tested is that every prompt gets there and every reply is read or counted.
 """
 
+import itertools
 import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +18,15 @@ import pandas as pd
 import pytest
 import torch
 from autointerp_world import World, windows_spec
+from loopback import completion, cut, send, served
 from smollm2 import Fetched
 from test_llm_stages import options
 
 from bsc.autointerp.explain import explain
+from bsc.autointerp.llm.leaving import Leaving
 from bsc.autointerp.llm.messages import Request, Sampling
 from bsc.autointerp.llm.reach import reached
+from bsc.autointerp.llm.serve import Server
 from bsc.autointerp.llm.settings import Settings
 from bsc.autointerp.score import score
 from bsc.device import has_fast_bfloat16
@@ -121,6 +126,35 @@ def test_a_server_that_the_job_starts(one: World, smollm2: Path) -> None:
     for structured, summary in summaries.items():
         assert run(one, server(smollm2, command="false {port}"), structured=structured) == summary
     assert started(one) == []
+
+
+def test_through_a_proxy_that_injects_faults(one: World, smollm2: Path) -> None:
+    """Every prompt meets one on its way to the real server: it is asked once more, and its reply is read or counted."""
+    faults = itertools.cycle(
+        [
+            lambda handler: send(handler, 429, "slow down", Retry_After="0.1"),
+            lambda handler: send(handler, 500, "oh no"),
+            cut,
+            lambda handler: send(handler, 200, completion("half")[:40]),
+        ]
+    )
+    settings = Settings("one", str(smollm2), serve=server(smollm2)["serve"])
+    with Server(settings, one.root / "real.log", Leaving()) as real:
+        url = f"{real.endpoint()}/chat/completions"
+
+        def answer(proxy, body, attempt, handler) -> None:
+            if attempt == 0:
+                next(faults)(handler)
+                return
+            passed = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(passed, timeout=120) as reply:
+                send(handler, 200, reply.read().decode())
+
+        with served(answer) as proxy:
+            reached = {"model": str(smollm2), "endpoint": proxy.endpoint, "concurrency": 1, "timeout": 240, "attempts": 4}
+            whole(one, run(one, reached))
+            assert len(proxy.asked) == 1 + PROMPTS
+            assert set(proxy.asked.values()) == {2}
 
 
 def started(world: World) -> list[str]:
