@@ -35,6 +35,7 @@ _AT_ONCE = 16
 """Requests that are written and looked up between two turns of the event loop."""
 _FIRST_PAUSE, _LONGEST_BACKOFF = 0.5, 30.0
 _LONGEST_PAUSE = 300.0
+_LONGEST_CONNECT = 30.0
 _WRONG_SETTINGS = (401, 402, 404)
 """Not 403: OpenRouter gives it to a prompt that was flagged, and with a key that may do nothing the breaker opens."""
 _TRANSIENT = (408, 409, 425, 429)
@@ -213,14 +214,14 @@ class HttpModel:
             # A redirect is not followed: it would be asked for without the prompt, and might be given the key.
             async with session.post("chat/completions", data=body, allow_redirects=False) as response:
                 text = self._clean((await response.read()).decode(errors="replace"))
-        except TimeoutError as error:
-            raise Transient(f"no answer within {self._settings.timeout:g} s", billed=request.dearest) from error
-        except aiohttp.ClientError as error:
+        except aiohttp.ClientError as error:  # a connection that takes too long too: nothing was sent
             if self._server is not None:
                 self._server.check()
             billed = request.dearest if isinstance(error, aiohttp.ClientPayloadError) else None  # cut in mid-answer
             reason = f"the connection failed ({type(error).__name__}: {self._clean(str(error))})"
             raise Transient(reason, billed=billed) from error
+        except TimeoutError as error:
+            raise Transient(f"no answer within {self._settings.timeout:g} s", billed=request.dearest) from error
         if response.status != _OK:
             raise self._refusal(response, text, structured=request.schema is not None)
         try:
@@ -232,12 +233,13 @@ class HttpModel:
     def _opened(self) -> aiohttp.ClientSession:
         """The connections to the endpoint, as many as requests are sent at a time."""
         endpoint = str(self._settings.endpoint if self._server is None else self._server.endpoint())
+        seconds = self._settings.timeout
         gc.freeze()  # what is loaded by now stays: to look for garbage in it while requests come and go took 2% of the rate
         return aiohttp.ClientSession(
             base_url=f"{endpoint.rstrip('/')}/",
             headers={**_JSON, **({"Authorization": f"Bearer {self._secret}"} if self._secret else {})},
             connector=aiohttp.TCPConnector(limit=self._settings.concurrency),
-            timeout=aiohttp.ClientTimeout(total=self._settings.timeout),
+            timeout=aiohttp.ClientTimeout(total=seconds, connect=min(_LONGEST_CONNECT, seconds / 2)),
             proxy=_proxy(endpoint),  # worked out once: `trust_env` does so at each request, and costs more than the request
         )
 

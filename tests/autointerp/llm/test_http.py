@@ -1,6 +1,8 @@
 """The client against a server on loopback that misbehaves: how often it asks, what it keeps, when it stops."""
 
+import contextlib
 import json
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -352,6 +354,23 @@ def test_what_a_server_turns_away_costs_nothing(tmp_path, status) -> None:
         ask(server, tmp_path, prompts(1))
     with AnswerCache(tmp_path / "answers" / "one.sqlite") as cache:
         assert cache.billed() == (100, 10)
+
+
+def test_a_host_that_takes_no_connection_costs_nothing(tmp_path) -> None:
+    with socket.socket() as full, contextlib.ExitStack() as held:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):  # the first is waiting to be taken, and no more may wait
+            other = held.enter_context(socket.socket())
+            other.setblocking(False)
+            other.connect_ex(full.getsockname())
+        endpoint = f"http://127.0.0.1:{full.getsockname()[1]}/v1"
+        settings = Settings("one", "m", endpoint=endpoint, timeout=1.0, attempts=1)
+        with reached(settings, tmp_path / "answers", tmp_path / "server.log") as model:
+            (outcome,) = model.ask(prompts(1))
+    assert "the connection failed" in outcome.reason
+    with AnswerCache(tmp_path / "answers" / "one.sqlite") as cache:
+        assert cache.billed() == (0, 0)
 
 
 def test_the_budget_counts_attempts_that_gave_nothing(tmp_path) -> None:
