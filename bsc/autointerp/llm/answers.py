@@ -85,8 +85,9 @@ class AnswerCache:
             try:
                 self._connection.execute(f"PRAGMA journal_mode={journal}")
                 self._connection.executescript(_TABLES)
-            except sqlite3.OperationalError:
-                if time.monotonic() > deadline or self._connection.in_transaction:
+            except sqlite3.OperationalError as error:
+                held = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+                if not held or time.monotonic() > deadline or self._connection.in_transaction:
                     raise
                 time.sleep(random.uniform(0.01, 0.05))
             else:
@@ -178,14 +179,14 @@ def _faults(path: Path, what: str) -> Iterator[None]:
     """What SQLite says, as an error of the user's: UserError when the file cannot be used now, CorruptFile when never."""
     try:
         yield
-    except sqlite3.OperationalError as error:
+    except sqlite3.Error as error:
         if is_disk_full(error) or "full" in str(error):
             raise disk_full(path) from error
+        if type(error) is sqlite3.DatabaseError:  # of the bytes; every other fault has a kind of its own
+            fix = "move it away; its answers will be asked for again"
+            raise CorruptFile(f"not an answer cache ({error})", where=str(path), fix=fix) from error
         fix = "see who holds it, and run again"
         raise UserError(f"the answer cache {what} ({error})", where=str(path), fix=fix) from error
-    except sqlite3.DatabaseError as error:
-        fix = "move it away; its answers will be asked for again"
-        raise CorruptFile(f"not an answer cache ({error})", where=str(path), fix=fix) from error
 
 
 def _connected(path: Path) -> sqlite3.Connection:

@@ -504,6 +504,28 @@ with AnswerCache(Path({str(tmp_path / f"{number}.sqlite")!r})) as cache:
         assert [process.communicate()[0] for process in running] == ["0\n"] * 8
 
 
+def test_a_cache_that_waiting_does_not_open_is_told_at_once(tmp_path, monkeypatch) -> None:
+    def only_read(path: Path) -> sqlite3.Connection:
+        return sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
+
+    def waited(seconds: float) -> None:
+        raise AssertionError("it waits")
+
+    (tmp_path / "one.sqlite").touch()
+    monkeypatch.setattr(answers, "_connected", only_read)
+    monkeypatch.setattr(time, "sleep", waited)
+    with pytest.raises(UserError, match=r"does not open .*readonly"):
+        AnswerCache(tmp_path / "one.sqlite")
+
+
+@pytest.mark.parametrize("kind", [sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.OperationalError])
+def test_only_a_file_that_is_damaged_is_to_be_moved_away(tmp_path, kind) -> None:
+    with pytest.raises(UserError) as caught, answers._faults(tmp_path, "takes no answer"):
+        raise kind("why")
+    assert type(caught.value) is UserError
+    assert "takes no answer (why)" in str(caught.value)
+
+
 def test_the_journal_is_of_the_kind_that_is_safe_where_the_file_is(tmp_path, monkeypatch) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(f"a / ext4 rw 0 0\nb {tmp_path}/far wekafs rw 0 0\nc {tmp_path}/far/near tmpfs rw 0 0\n")
