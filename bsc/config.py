@@ -376,6 +376,10 @@ class Llm(_Strict):
             raise ValueError("`key`, `structured`, `budget` and `parameters` are for servers: a model in the process has none")
         if self.transformers is not None and self.temperature is None:
             raise ValueError("`temperature: null` leaves it to a server: a model in the process needs one")
+        try:
+            json.dumps(self.parameters, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError("`parameters` holds something that is no JSON, as a date or .nan") from error
         if taken := [name for name in ("messages", "model", "n", "stream") if name in self.parameters]:
             raise ValueError(f"`parameters` cannot set `{taken[0]}`")
         if self.budget is not None and self.prices is None:

@@ -1,6 +1,7 @@
 """The config: every fault is found before a job runs, and the error names file, line, key and a way out."""
 
 import os
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ def write(folder: Path, **changes: object) -> Path:
     return path
 
 
+SERVED = {"model": "m", "endpoint": "https://host/v1"}
 HUB = {"corpus__source": "hub", "corpus__dataset": "some/set", "corpus__packages": None}
 FILES = {
     "corpus__source": "files",
@@ -129,7 +131,7 @@ FAULTS = [
     ({**HUB, "corpus__hub_split": "train[:1%]"}, "corpus", "cannot be streamed: set `streaming: false`"),
     ({"llms": {"one": {"model": "m", "endpoint": "https://host/v1?api-key=secret"}}}, "llms.one", "ends with its path"),
     (
-        {"llms": {"one": {"model": "m", "endpoint": "https://host/v1", "parameters": {"model": "n"}}}},
+        {"llms": {"one": {**SERVED, "parameters": {"model": "n"}}}},
         "llms.one",
         "`parameters` cannot set `model`",
     ),
@@ -139,6 +141,8 @@ FAULTS = [
         "are for servers",
     ),
     ({"llms": {"one": {"transformers": "folder", "temperature": None}}}, "llms.one", "needs one"),
+    ({"llms": {"one": {**SERVED, "parameters": {"day": date(2026, 1, 1)}}}}, "llms.one", "no JSON"),
+    ({"llms": {"one": {**SERVED, "parameters": {"top_p": float("nan")}}}}, "llms.one", "no JSON"),
     ({"figures": {"palette": ["#0072B2", "mauve"]}}, "figures.palette", "`mauve` is no colour: write #RRGGBB"),
     ({"activations__shard_tokens": 100}, "activations.shard_tokens", "no multiple"),
     ({"training__warmup_steps": 1000}, "training.warmup_steps", "no more than the warm-up"),

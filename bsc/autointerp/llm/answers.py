@@ -8,6 +8,7 @@ safe between machines, and on one that is not known, a rollback journal under th
 
 import asyncio
 import random
+import re
 import sqlite3
 import threading
 import time
@@ -37,6 +38,7 @@ replies = replies + ?, characters = characters + ?, prompt = prompt + ?, complet
 _WASTE = "UPDATE wasted SET prompt = prompt + ?, completion = completion + ?"
 _BILLED = "SELECT totals.prompt + wasted.prompt, totals.completion + wasted.completion FROM totals JOIN wasted USING (one)"
 _MOUNTS = Path("/proc/mounts")
+_ESCAPED = re.compile(r"\\(\d{3})")
 _LOCAL = frozenset(
     ("bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "ramfs", "reiserfs", "tmpfs", "ufs", "xfs", "zfs")
 )
@@ -209,6 +211,9 @@ def is_local(folder: Path) -> bool:
         mounts = [line.split()[1:3] for line in _MOUNTS.read_text().splitlines()]
     except OSError:
         return True
-    absolute = folder.resolve()
-    holding = [(len(Path(point).parts), kind) for point, kind in mounts if absolute.is_relative_to(point)]
-    return max(holding, default=(0, ""))[1] in _LOCAL
+    absolute, depth, holds = folder.resolve(), 0, ""
+    for escaped, kind in mounts:
+        point = Path(_ESCAPED.sub(lambda octal: chr(int(octal[1], 8)), escaped))
+        if absolute.is_relative_to(point) and len(point.parts) >= depth:  # of two mounts at one point the later one is seen
+            depth, holds = len(point.parts), kind
+    return holds in _LOCAL

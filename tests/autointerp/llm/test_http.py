@@ -528,10 +528,12 @@ def test_only_a_file_that_is_damaged_is_to_be_moved_away(tmp_path, kind) -> None
 
 def test_the_journal_is_of_the_kind_that_is_safe_where_the_file_is(tmp_path, monkeypatch) -> None:
     mounts = tmp_path / "mounts"
-    mounts.write_text(f"a / ext4 rw 0 0\nb {tmp_path}/far wekafs rw 0 0\nc {tmp_path}/far/near tmpfs rw 0 0\n")
+    lines = [f"a / {kind} rw 0 0" for kind in ("rootfs", "ext4")]
+    lines += [f"b {tmp_path}/far wekafs rw 0 0", f"c {tmp_path}/far/near tmpfs rw 0 0", f"d {tmp_path}/a\\040b nfs4 rw 0 0"]
+    mounts.write_text("\n".join(lines))
     monkeypatch.setattr(answers, "_MOUNTS", mounts)
-    folders = [tmp_path / name for name in ("here", "far/x", "far/near/x")]
-    assert [answers.is_local(folder) for folder in folders] == [True, False, True]
+    folders = [tmp_path / name for name in ("here", "far/x", "far/near/x", "a b/x")]
+    assert [answers.is_local(folder) for folder in folders] == [True, False, True, False]
 
 
 def test_what_is_on_its_way_to_the_disk_is_kept_when_the_loop_is_left(tmp_path, monkeypatch) -> None:
