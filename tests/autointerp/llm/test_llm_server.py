@@ -213,10 +213,6 @@ def test_in_the_process_with_probabilities(two: World, smollm2: Path) -> None:
     settings = {"model": "smollm2", "transformers": str(smollm2), "concurrency": 4}
     summary = run(two, settings, logprobs=True)
     whole(two, summary)
-    scores = pd.read_parquet(two.root / "scores" / "scores.parquet")
-    read = scores["unparsed"] < 15
-    assert read.any()
-    assert (scores.loc[read, "auroc"].between(0, 1)).all()
     # All is in the cache now: no weights are loaded, of which a copy without them has none.
     bare = two.root / "bare"
     bare.mkdir()
