@@ -59,7 +59,7 @@ def test_captions_findings_and_what_is_left_out_are_there(results: Path) -> None
     made = page(results)
     assert "CE increase by k." in made.text
     assert "fig20: needs coders of a second model" in made.text
-    assert made.text.count("binary coders reconstruct worse") == 2
+    assert made.text.count("binary coders reconstruct worse") == 3
     assert "{{" not in made.text
     assert "**" not in made.text
 
