@@ -42,7 +42,7 @@ _ESCAPED = re.compile(r"\\(\d{3})")
 _LOCAL = frozenset(
     ("bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "ramfs", "reiserfs", "tmpfs", "ufs", "xfs", "zfs")
 )
-"""File systems that no other machine writes to; `zfs` and `ufs` also by these names elsewhere."""
+"""File systems that no other machine writes to."""
 
 
 _Waiting = tuple[str, Reply, "asyncio.Future[None]"]
