@@ -182,7 +182,7 @@ def _notes(evidence: Evidence, quantity: Quantity, cells: list[Comparison], side
     ):
         yield f"The interval includes {'that' if margin else 'zero'}; {_resolved(evidence, quantity, cells, needed)}."
     if said == UNDECIDED and quantity.unit == "sequences":
-        yield from _swayed(evidence, quantity, cells, claim)
+        yield from _swayed(evidence, quantity, cells, difference)
     if quantity.finding in (2, 3):
         one, other = cells[0].names
         shares = [_unscored(evidence, [getattr(pair, side) for pair in cells]) for side in ("one", "other")]
@@ -200,13 +200,13 @@ def _resolved(evidence: Evidence, quantity: Quantity, cells: list[Comparison], n
     return f"about {needed:,} {quantity.unit} a coder would resolve a difference of this size"
 
 
-def _swayed(evidence: Evidence, quantity: Quantity, cells: list[Comparison], claim: Claim) -> Iterator[str]:
+def _swayed(evidence: Evidence, quantity: Quantity, cells: list[Comparison], difference: Interval) -> Iterator[str]:
     """What an undecided difference owes to its most influential sequence, and that it has the wrong sign if it has."""
-    whole = _pooled(_sides(evidence, quantity, cells))
-    if claim.sign * whole.value < 0:
+    claim = cells[0].question.claims[quantity.finding]
+    if claim.sign * difference.value < 0:
         yield "The difference has the other sign."
     without = np.mean([_without_each(evidence, quantity, one) for one in cells], axis=0)
-    most = int(np.abs(without - whole.value).argmax())
+    most = int(np.abs(without - difference.value).argmax())
     left = _pooled(_sides(evidence, quantity, cells, most))
     said = verdict(left, sign=claim.sign, margin=_margin(claim, quantity))
     yield f"Without sequence {most}, which moves it most, it is {left.value:.2g} [{left.low:.2g}, {left.high:.2g}]: {said}."

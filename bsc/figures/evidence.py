@@ -148,8 +148,8 @@ def quantities(scorers: Iterable[str]) -> list[Quantity]:
     named = sorted(scorers)
     return [
         Quantity(1, "FVU", "sequences", _fvu),
-        Quantity(1, "CE increase (nats/token)", "sequences", _ce_increase),
-        Quantity(1, "top-1 accuracy decrease", "sequences", _accuracy_decrease),
+        Quantity(1, "CE increase (nats/token)", "sequences", _change("ce", 1)),
+        Quantity(1, "top-1 accuracy decrease", "sequences", _change("accuracy", -1)),
         *(Quantity(2, f"{_name(scorer)}, unweighted", "latents", _scores(scorer), margin=MATCH) for scorer in named),
         *(one for scorer in named for one in _weighted(scorer)),
         Quantity(4, "latents on > 10% of tokens, of all", "latents", _surge),
@@ -162,16 +162,15 @@ def _fvu(evidence: Evidence, subject: Subject) -> Sums:
     return table["squared_error"], table["squared_deviation"]
 
 
-def _ce_increase(evidence: Evidence, subject: Subject) -> Sums:
-    spliced = evidence.table(paths.EVALUATION, "sequences.parquet", subject.coder)
-    unspliced = evidence.table(paths.BASELINE, "sequences.parquet", subject.coder)
-    return (spliced["ce"] - unspliced["ce"]) * spliced["tokens"], spliced["tokens"]
+def _change(column: str, sign: int) -> Callable[[Evidence, Subject], Sums]:
+    """The mean over tokens of a column with a coder spliced in less that without, or with a sign of -1 the other way round."""
 
+    def sums(evidence: Evidence, subject: Subject) -> Sums:
+        spliced = evidence.table(paths.EVALUATION, "sequences.parquet", subject.coder)
+        unspliced = evidence.table(paths.BASELINE, "sequences.parquet", subject.coder)
+        return sign * (spliced[column] - unspliced[column]) * spliced["tokens"], spliced["tokens"]
 
-def _accuracy_decrease(evidence: Evidence, subject: Subject) -> Sums:
-    spliced = evidence.table(paths.EVALUATION, "sequences.parquet", subject.coder)
-    unspliced = evidence.table(paths.BASELINE, "sequences.parquet", subject.coder)
-    return (unspliced["accuracy"] - spliced["accuracy"]) * spliced["tokens"], spliced["tokens"]
+    return sums
 
 
 def _surge(evidence: Evidence, subject: Subject) -> Sums:

@@ -26,7 +26,7 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
         for panel, axes in panels:
             _draw_panel(axes, panel, points, spec)
         handles = [style.handle(name, spec.labels[name], spec.style) for name in in_order(points["binariser"])]
-        style.finish(figure, handles, _note(points, spec), spec.style)
+        style.finish(figure, handles, _note(points), spec.style)
         style.save(figure, points, output)
 
 
@@ -66,8 +66,8 @@ def _draw_panel(axes: Axes, panel: Panel, points: pd.DataFrame, spec: FigureSpec
     axes.set_ylabel(f"{ARCHITECTURE_NAMES[panel.architecture]}\nheld-out FVU" if panel.first else "")
 
 
-def _note(points: pd.DataFrame, spec: FigureSpec) -> str:
-    sweep = spec.sweep or {}
+def _note(points: pd.DataFrame) -> str:
+    sweep = points.iloc[0]
     counts = points.groupby(["model", "architecture", "binariser"]).size()
     ks = ", ".join(str(k) for k in sorted(points["k"].unique()))
     seeds = ", ".join(str(seed) for seed in sorted(points["seed"].unique()))

@@ -1,5 +1,6 @@
 """What stops a stage before it wastes money: a circuit breaker and a budget. No torch."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,12 +22,12 @@ class Breaker:
 
     def __init__(self, where: str) -> None:
         self._where = where
-        self._failed = {False: 0, True: 0}
+        self._failed: Counter[bool] = Counter()  # in a row: refused, and else
 
     def record(self, outcome: Outcome) -> None:
         """Count an outcome. Raises UserError when it is one failure too many."""
         if not isinstance(outcome, Failure):
-            self._failed = {False: 0, True: 0}
+            self._failed.clear()
             return
         self._failed[outcome.refused] += 1
         count = self._failed[outcome.refused]
