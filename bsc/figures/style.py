@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.transforms import Bbox
 
 from bsc.coders.binarisers.registry import REGISTRY
 from bsc.figures.text import FAMILY, width_points, wrapped
@@ -159,10 +160,21 @@ def handle(binariser: str, label: str, style: Mapping[str, Any]) -> Line2D:
 def save(figure: Figure, numbers: pd.DataFrame, output: Path) -> None:
     """Write `output.csv`, the numbers that the figure shows, and `output.pdf` and `output.png`, without dates in them."""
     write_csv(numbers, output)
+    _lay_out(figure)
     with atomic(_with(output, ".pdf")) as temporary:
         figure.savefig(temporary, format="pdf", metadata={"CreationDate": None, "ModDate": None})
     with atomic(_with(output, ".png")) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def _lay_out(figure: Figure) -> None:
+    """Place the panels for good, and round: the solver adds in the order of addresses in memory, so its last bits vary."""
+    if (engine := figure.get_layout_engine()) is None:
+        return
+    engine.execute(figure)
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        axes.set_position(Bbox(axes.get_position().get_points().round(6)))
 
 
 def write_csv(numbers: pd.DataFrame, output: Path) -> None:

@@ -25,7 +25,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer_object=backend, bos_token="<|im_start|>", unk_token="<|endoftext|>", model_max_length=64
     )
     tokenizer.save_pretrained(folder)
-    write_json(folder / "config.json", {"max_position_embeddings": 64})
+    write_json(folder / "config.json", {"max_position_embeddings": 1_000})
     names = sorted(path.name for path in folder.iterdir())
     write_manifest(folder, names, {"source": "folder:test", "vocabulary": len(vocabulary), "bos": 1, "eos": None})
     return folder

@@ -205,6 +205,6 @@ def test_memory_does_not_grow_with_the_tokens(model: Path, make_spec: MakeSpec, 
 
 
 def test_contexts_that_the_model_does_not_know_are_refused(model: Path, make_spec: MakeSpec, tmp_path: Path) -> None:
-    longer = make_spec(splits={key: {"tokens": 130, "context": 65} for key in SPLIT_ORDER})
-    with pytest.raises(UserError, match=r"corpus\.splits\.\w+\.context: contexts of 65 tokens are longer than the 64"):
+    longer = make_spec(splits={key: {"tokens": 2_002, "context": 1_001} for key in SPLIT_ORDER})
+    with pytest.raises(UserError, match=r"corpus\.splits\.\w+\.context: contexts of 1001 tokens are longer than the 1000"):
         make_tokens(longer, model, tmp_path / "out")

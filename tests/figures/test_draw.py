@@ -73,6 +73,16 @@ def test_bytes_are_the_same_in_every_process_and_torch_is_never_imported(
         assert (tmp_path / "here" / file).read_bytes() == (tmp_path / "there" / file).read_bytes(), file
 
 
+def test_panels_lie_at_rounded_places(written, tmp_path: Path, finished) -> None:
+    """The layout's solver adds in the order of addresses in memory: unrounded, one file in six differs in a last digit."""
+    coders = grid(binarisers=("topk",))
+    draw(figure_spec("fig1", coders), written(coders), tmp_path / "fig1")
+    corners = [axes.get_position().get_points() for axes in finished[0][0].axes]
+    assert corners
+    for points in corners:
+        assert (points == points.round(6)).all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, entry in FIGURES.items() if entry.kind == "figure" and entry.select(GRID)])
 def test_every_figure_says_of_how_much_it_is(name: str, results: Path, tmp_path: Path, finished, monkeypatch) -> None:
