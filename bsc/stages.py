@@ -637,6 +637,14 @@ class Plan:
             for first in range(0, len(coders), size)
         }
 
+    def cohort_key(self, coder: CoderId) -> tuple[str, str, int, int]:
+        """The key in `cohorts` of the one that a coder is trained in. Raises KeyError for a coder that none trains."""
+        return self._cohort_keys[coder]
+
+    @functools.cached_property
+    def _cohort_keys(self) -> dict[CoderId, tuple[str, str, int, int]]:
+        return {coder: key for key, coders in self.cohorts.items() for coder in coders}
+
     def cohort(self, *key: object) -> Stage:
         """One of `cohorts`: stale when one of its members is."""
         members = [

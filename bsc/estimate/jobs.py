@@ -11,7 +11,6 @@ from bsc.activations.disk import (
     FLOAT32,
     INT32,
     INT64,
-    STREAMED_SPLIT,
     VOCABULARY,
     is_streamed,
     stored_splits,
@@ -37,11 +36,10 @@ WAVES = (
     ("model", "embedder"),
     ("tokens", "labelled"),
     ("activations", "embed"),
-    ("index", "source", "recipe", "baseline"),
+    ("index", "recipe", "baseline"),
     ("trial",),
     ("choose",),
     ("cohort", "references"),
-    ("trained",),
     ("train",),
     ("finetune",),
     ("evaluate", "latents"),
@@ -69,9 +67,7 @@ ON_GPU = frozenset(
         "probe",
     }
 )
-WITHOUT_TORCH = frozenset(
-    {"embedder", "index", "source", "recipe", "trained", "choose", "explain", "score", "figure", "gallery"}
-)
+WITHOUT_TORCH = frozenset({"embedder", "index", "recipe", "choose", "explain", "score", "figure", "gallery"})
 
 
 @dataclass(frozen=True)
@@ -172,12 +168,9 @@ class Jobs:
                     yield self._shard(model, split, min(held, contexts - first))
         for name, _ in self._hookpoints:
             for split in stored_splits(self.config):
-                rule = "source" if self.in_cohorts and split == STREAMED_SPLIT else "index"
-                yield self._job(rule, self._store_bytes(name, split) / READ, 0)
+                yield self._job("index", self._store_bytes(name, split) / READ, 0)
             if self.streamed:
                 yield self._job("recipe", 0, 0)
-            if self.in_cohorts:
-                yield self._job("trained", 0, 0)
 
     def _shard(self, model: Model, split: str, contexts: int) -> Job:
         context = self.plan.context(split)

@@ -61,3 +61,33 @@ def test_one_binarisers_rate_retrains_that_binariser_only(tokenised: Checkout) -
     after = coders(made)
     changed = {path for path in before if after[path] != before[path]}
     assert changed == {path for path in before if "gumbel" in str(path)}
+
+
+def test_a_failing_cohort_holds_up_its_own_coders_alone(checkout: Checkout) -> None:
+    """And a change of something else is seen in the same run, of coders behind no cohort that runs."""
+    made = checkout
+    made.edit("config/smoke.yaml", "\nactivations:\n", "\ncohort: 2\n\nactivations:\n")
+    made.edit("config/smoke.yaml", "k: [16]", "k: [16, 32]")
+    made.edit("config/smoke.yaml", "explanation_windows: 10", "explanation_windows: 20")
+    jobs = made.stale()
+    explained = [job.wildcards for job in jobs if job.rule == "explain"]
+    assert sum("k=16" in wildcards for wildcards in explained) == len(explained) - sum("k=32" in w for w in explained) > 0
+    assert all("k=32" in job.wildcards for job in jobs if job.rule in ("train", "evaluate", "latents"))
+
+    before = coders(made)
+    folder = made.folder / "results/smoke/coders/smollm2-135m-instruct/layers.0.mlp"
+    obstacle = folder / "skip-transcoder-topk-k32/seed1/checkpoint"
+    obstacle.parent.mkdir(parents=True)
+    obstacle.write_text("no folder")
+    failed = made.snakemake("coders", "--keep-going")
+    assert failed.returncode != 0
+    after = coders(made)
+    assert {path: after[path] for path in before} == before
+    written = {str(path.parent.relative_to(folder.parent)) for path in after if path.name == "manifest.json"}
+    assert {f"layers.{layer}.mlp/skip-transcoder-gumbel-k32/seed1" for layer in (0, 1)} <= written
+    assert "layers.0.mlp/skip-transcoder-topk-k32/seed1" not in written
+
+    obstacle.unlink()
+    jobs = made.stale("coders")
+    assert sorted(job.rule for job in jobs if job.rule != "coders") == ["cohort", "train"]
+    assert "k=32" in next(job.wildcards for job in jobs if job.rule == "train")

@@ -36,10 +36,6 @@ for name, hooked in plan.config.models.items():
             " --output {output:q} --log {log:q}"
 
 
-# The index of the train split lists shards or is a recipe; where cohorts are trained, it appears when they are.
-listed = "|".join(split for split in stored_splits(plan.config) if not (in_cohorts and split == "train"))
-
-
 rule index:
     """List a hookpoint's shards with their checksums; what reads activations takes this."""
     input:
@@ -60,7 +56,7 @@ rule index:
     benchmark:
         benchmark_of(paths.INDEX.removesuffix(".json"))
     wildcard_constraints:
-        split=listed,
+        split="|".join(stored_splits(plan.config)),
     conda:
         "../envs/bsc.yaml"
     threads: 1
@@ -69,21 +65,9 @@ rule index:
         runtime=grown(24 * 60),
     params:
         context=lambda w: plan.context(w.split),
+        rows=lambda w: plan.rows(w.split),
     shell:
         "python -m bsc index --shards {input:q} --context {params.context} --output {output:q} --log {log:q}"
-
-
-if in_cohorts and not streamed:
-
-    use rule index as source with:
-        output:
-            at(paths.SOURCE),
-        log:
-            log_of(paths.SOURCE.removesuffix(".json")),
-        benchmark:
-            benchmark_of(paths.SOURCE.removesuffix(".json"))
-        wildcard_constraints:
-            split="train",
 
 
 if streamed:
@@ -94,7 +78,7 @@ if streamed:
             model=at(paths.MODEL, file="manifest.json"),
             tokens=at(paths.TOKENS, file="manifest.json"),
         output:
-            at(paths.SOURCE if in_cohorts else paths.INDEX, model="{model}", split="train", hookpoint="{hookpoint}"),
+            at(paths.INDEX, model="{model}", split="train", hookpoint="{hookpoint}"),
         log:
             log_of("activations/{model}/train/{hookpoint}.recipe"),
         benchmark:
@@ -110,30 +94,3 @@ if streamed:
         shell:
             "python -m bsc recipe --spec {params.stage[0]:q} --model {input.model:q} --tokens {input.tokens:q}"
             " --output {output:q} --log {log:q}"
-
-
-if in_cohorts:
-
-    rule trained:
-        """Let the coders of a hookpoint be written: all the cohorts that read its activations are trained."""
-        input:
-            source=at(paths.SOURCE, model="{model}", split="train", hookpoint="{hookpoint}"),
-            cohorts=lambda w: [
-                at(paths.COHORT, model=model, hookpoint=hookpoint, seed=seed, part=part)
-                for (model, hookpoint, seed, part), coders in plan.cohorts.items()
-                if any((coder.model, coder.hookpoint) == (w.model, w.hookpoint) for coder in coders)
-            ],
-        output:
-            at(paths.INDEX, model="{model}", split="train", hookpoint="{hookpoint}"),
-        log:
-            log_of("activations/{model}/train/{hookpoint}.trained"),
-        benchmark:
-            benchmark_of("activations/{model}/train/{hookpoint}.trained")
-        conda:
-            "../envs/bsc.yaml"
-        threads: 1
-        resources:
-            mem_mb=grown(1_000),
-            runtime=grown(60),
-        shell:
-            "cp {input.source:q} {output:q} 2> {log:q}"

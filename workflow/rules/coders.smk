@@ -2,6 +2,7 @@ rule train:
     """Train one coder."""
     input:
         index=train_index,
+        cohort=trained_by,
         choice=choice_of,
     output:
         [
@@ -85,7 +86,7 @@ if in_cohorts:
         """Train coders that read the same batches, up to where `train` has nothing left to do but to write each."""
         input:
             indices=lambda w: [
-                at(paths.SOURCE, model=w.model, split="train", hookpoint=hookpoint)
+                at(paths.INDEX, model=w.model, split="train", hookpoint=hookpoint)
                 for hookpoint in cohort_hookpoints(w)
             ],
         output:

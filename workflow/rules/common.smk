@@ -1,5 +1,6 @@
 """The config, checked, and the helpers that every rule uses."""
 
+import functools
 import gc
 import json
 import os
@@ -9,6 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(workflow.basedir)))
 
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import RerunTrigger
 
 from bsc import config as bsc_config, paths
 from bsc.activations.disk import check_disk, coder_bytes, is_streamed, stored_splits, window_bytes
@@ -88,6 +90,23 @@ def train_index(wildcards):
     return ancient(index) if is_fresh(coder) else index
 
 
+def trained_by(wildcards):
+    """What says that a coder's cohort is trained; nothing for one that trains alone, or is as it should be.
+
+    So a coder that is written waits for no cohort, and is not stale for having been behind one: Snakemake must not take
+    another set of files for a reason to run. Nothing is lost by it, as what a job is made from is in its parameters; it is said
+    here, as there are no settings yet when this file is read.
+    """
+    coder = coder_of(wildcards)
+    if is_fresh(coder):
+        workflow.dag_settings.rerun_triggers = frozenset(workflow.rerun_triggers) - {RerunTrigger.INPUT}
+        return []
+    if not in_cohorts:
+        return []
+    model, hookpoint, seed, part = plan.cohort_key(coder)
+    return [at(paths.COHORT, model=model, hookpoint=hookpoint, seed=seed, part=part)]
+
+
 def trial_index(wildcards, split):
     """The index of what a trial is trained or judged on, `ancient` for one that is as it should be, as `train_index` is."""
     coder = coder_of(wildcards)
@@ -99,8 +118,9 @@ def trial_index(wildcards, split):
     return ancient(index) if tried.get("digest") == plan.trial(coder, wildcards.rate).digest else index
 
 
+@functools.cache
 def is_fresh(coder):
-    """Whether a coder's files are there, and made as the plan says."""
+    """Whether a coder's files are there, and made as the plan says, when first asked."""
     folder = Path(at(paths.CODERS, coder))
     try:
         manifest = read_manifest(folder, verify=False)
