@@ -17,15 +17,13 @@ class Packer:
 
     def __init__(self, splits: Mapping[str, ContextWriter], bos: int | None, state: Mapping[str, Any] | None = None) -> None:
         self._splits, self._bos = splits, bos
-        state = state or {"number": 0, "documents": dict.fromkeys(splits, 0), "rest": [[], []]}
+        state = state or {"number": 0, "rest": [[], []]}
         self._number: int = state["number"]
-        self.documents: dict[str, int] = dict(state["documents"])
         self._tokens, self._numbers = (np.array(rest, np.int32) for rest in state["rest"])
 
     def state(self) -> dict[str, Any]:
-        """What is not in the files, as JSON: less than a context of tokens, and counts."""
-        rest = [self._tokens.tolist(), self._numbers.tolist()]
-        return {"number": self._number, "documents": dict(self.documents), "rest": rest}
+        """What is not in the files, as JSON: less than a context of tokens, and the next document's number."""
+        return {"number": self._number, "rest": [self._tokens.tolist(), self._numbers.tolist()]}
 
     @property
     def split(self) -> str:
@@ -52,7 +50,6 @@ class Packer:
         if self.full:
             return
         writer = self._splits[self.split]
-        self.documents[self.split] += 1
         self._tokens = np.concatenate([self._tokens, ids])
         self._numbers = np.concatenate([self._numbers, np.full_like(ids, self._number)])
         self._number += 1

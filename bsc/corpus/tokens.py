@@ -38,11 +38,11 @@ def make_tokens(spec: TokensSpec, model: Path, output: Path) -> None:
 
     A split holds exactly as many contexts as its spec says; no document is in two splits. With `separator`, that token
     follows each document; with `bos`, every context begins with BOS, which counts as the next token's document. A run that
-    was killed leaves its work under `output/.partial`; the same call goes on from there, and the files are bit for bit those of
-    an uninterrupted run.
+    was killed leaves its work under `output/.partial`; the same call, or one for more or fewer tokens of the last split, goes
+    on from there, and the files are bit for bit those of an uninterrupted run.
+
     Raises UserError when contexts are longer than the model's, there is too little text, a tokenised set has ids that the
-    model has not, the tokenizer has no such
-    separator or no BOS, or the network fails for long; in the last case what was made is kept.
+    model has not, the tokenizer has no such separator or no BOS, or the network fails for long; what was made is kept.
     """
     manifest = read_manifest(model, verify=False)
     _check_contexts(spec, model)
@@ -59,12 +59,13 @@ def make_tokens(spec: TokensSpec, model: Path, output: Path) -> None:
         source = documents(spec, manifest["vocabulary"], writer.state and writer.state["position"])
         _fill(writer, packer, encoder, source)
         if not packer.full:
-            writer.discard()
-            raise _too_little(packer.split, packer.written, splits[packer.split])
+            raise _too_little(packer.split, packer.written, splits[packer.split], writer.partial)
         if revision := source.position.get("revision"):
             facts["revision"] = revision
-        for split, used in packer.documents.items():
-            facts.setdefault("splits", {})[split] = {"contexts": sizes[split][0], "context": sizes[split][1], "documents": used}
+        facts["splits"] = {
+            split: {"contexts": part.contexts, "context": part.length, "documents": part.documents}
+            for split, part in writer.splits.items()
+        }
         writer.finish(facts)
 
 
@@ -80,8 +81,11 @@ def _check_contexts(spec: TokensSpec, model: Path) -> None:
 
 
 def _identity(spec: TokensSpec, model: Path) -> dict[str, Any]:
+    """What bytes depend on. Not the size of the training split: it comes last, and of fewer tokens they are the same."""
+    asked = json.loads(spec.json_text)
+    del asked["splits"][SPLIT_ORDER[-1]]["tokens"]
     return {
-        "spec": json.loads(spec.json_text),
+        "spec": asked,
         "corpus": identity(spec),
         "model": sha256(model / MANIFEST),
         "code": fingerprint(__name__),
@@ -181,10 +185,13 @@ def _check_vocabulary(tokenizer: "PreTrainedTokenizerBase", vocabulary: int, mod
         raise UserError(what, where=str(model), fix="give the model the tokenizer that it was trained with")
 
 
-def _too_little(split: str, contexts: int, wanted: SplitSpec) -> UserError:
+def _too_little(split: str, contexts: int, wanted: SplitSpec, partial: Path) -> UserError:
     got, asked = contexts * wanted.context, wanted.contexts * wanted.context
+    fix = "ask for fewer tokens, or name more text under `corpus`"
+    if split == SPLIT_ORDER[-1] and contexts:
+        fix = f"set `tokens` to {got} or fewer: what was made is kept in {partial}, and taken then; or name more text"
     return UserError(
         f"the text ended after {got:,} of the {asked:,} tokens of split `{split}` ({', '.join(SPLIT_ORDER)} in turn)",
         where=f"corpus.splits.{split}",
-        fix="ask for fewer tokens, or name more text under `corpus`",
+        fix=fix,
     )

@@ -2,7 +2,8 @@
 
 Until `finish`, everything lies in `.partial/` in the tokens folder: a safetensors file a split, at its full size from the start
 (the shapes are known before the text is read), and `progress.json` with what is known to be on the disk. A context stands
-at an offset that its number alone decides, so writing it again puts the same bytes in the same place.
+at an offset that its number alone decides, so writing it again puts the same bytes in the same place. A run that asks for
+more or fewer contexts of the last split goes on too: how many these are to be changes nothing in those that are there.
 """
 
 import json
@@ -24,6 +25,8 @@ FLUSH_SECONDS = 10.0
 """How much work a kill may cost, at most, beside what is being tokenised."""
 PARTIAL = ".partial"
 _BYTES = 4
+_COPIED = 1 << 22
+"""Tokens that are copied at a time."""
 
 
 class ContextWriter:
@@ -34,7 +37,7 @@ class ContextWriter:
         self._path, self._block = path, contexts * length * _BYTES
         header = _header(contexts, length)
         self._first, self.bytes = len(header), len(header) + 2 * self._block
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         if not written:
             os.truncate(self._descriptor, self.bytes)
             self._write(header, 0)
@@ -43,6 +46,16 @@ class ContextWriter:
     def full(self) -> bool:
         """Whether every promised context is there."""
         return self.written == self.contexts
+
+    @property
+    def documents(self) -> int:
+        """How many documents the written contexts are of. These are numbered in their order, and none is left out."""
+        if not self.written:
+            return 0
+        begin = self._first + self._block
+        ends = (os.pread(self._descriptor, _BYTES, at) for at in (begin, begin + (self.written * self.length - 1) * _BYTES))
+        first, last = (int.from_bytes(number, "little") for number in ends)
+        return last - first + 1
 
     def append(self, tokens: Int32[np.ndarray, "new length"], documents: Int32[np.ndarray, "new length"]) -> None:
         """Write contexts behind those that are there; the caller sees to it that they are not too many."""
@@ -75,24 +88,26 @@ class ContextWriter:
 class TokenWriter:
     """Writes `{split}.safetensors` for each split into `folder`; a context manager.
 
-    sizes: contexts of each split, and tokens in one. identity: everything, as JSON, that the bytes depend on; what a run with
-    another one left is thrown away. `state` is what such a run saved last, or None. Raises UserError when the disk is full;
-    what was saved by then is kept.
+    sizes: contexts of each split, and tokens in one, in the order in which splits are filled. identity: everything else, as
+    JSON, that the bytes depend on; what a run with another one left is thrown away. `state` is what such a run saved last, or
+    None. Raises UserError when the disk is full; what was saved by then is kept.
     """
 
     def __init__(self, folder: Path, sizes: Mapping[str, tuple[int, int]], identity: Mapping[str, Any]) -> None:
         self.folder, self.partial = folder, folder / PARTIAL
-        self._identity = {**identity, "sizes": {split: list(size) for split, size in sizes.items()}}
+        last = list(sizes)[-1]
+        fixed = {split: list(size) if split != last else size[1] for split, size in sizes.items()}
+        self._identity = {**identity, "sizes": fixed}
         self._progress = self.partial / "progress.json"
         saved = self._saved(sizes)
         self.state: dict[str, Any] | None = saved and saved["state"]
+        written: dict[str, int] = saved["written"] if saved else dict.fromkeys(sizes, 0)
         if saved is None:
             shutil.rmtree(self.partial, ignore_errors=True)
             self.partial.mkdir(parents=True)
-        self.splits = {
-            split: ContextWriter(self._path(split), *size, saved["written"][split] if saved else 0)
-            for split, size in sizes.items()
-        }
+        elif _shape(self._path(last)) != sizes[last]:
+            written[last] = _resize(self._path(last), written[last], *sizes[last])
+        self.splits = {split: ContextWriter(self._path(split), *size, written[split]) for split, size in sizes.items()}
         self._saved_at = time.monotonic()
 
     def __enter__(self) -> "TokenWriter":
@@ -123,22 +138,45 @@ class TokenWriter:
             (self.partial / name).replace(self.folder / name)
         shutil.rmtree(self.partial)
 
-    def discard(self) -> None:
-        """Delete all that was written and saved."""
-        shutil.rmtree(self.partial)
-
     def _saved(self, sizes: Mapping[str, tuple[int, int]]) -> dict[str, Any] | None:
         """What a killed run of the same identity recorded; None when there is none, or its files are not whole."""
         try:
             progress: dict[str, Any] = read_json(self._progress)
         except UserError:
             return None
-        files = {self._path(split): len(_header(*size)) + 2 * size[0] * size[1] * _BYTES for split, size in sizes.items()}
-        whole = all(path.is_file() and path.stat().st_size == size for path, size in files.items())
+        whole = all(_shape(self._path(split)) for split in sizes)
         return progress if whole and progress["identity"] == self._identity else None
 
     def _path(self, split: str) -> Path:
         return self.partial / f"{split}.safetensors"
+
+
+def _shape(path: Path) -> tuple[int, int] | None:
+    """The contexts of a split's file, and the tokens in one, by its header; None when it is not as long as that says."""
+    try:
+        with path.open("rb") as file:
+            fields = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    except (OSError, ValueError):
+        return None
+    contexts, length = fields["tokens"]["shape"]
+    whole = path.stat().st_size == len(_header(contexts, length)) + 2 * contexts * length * _BYTES
+    return (contexts, length) if whole else None
+
+
+def _resize(path: Path, written: int, contexts: int, length: int) -> int:
+    """Make room for another number of contexts; those that were written and still fit are kept, and counted."""
+    shape = _shape(path)
+    assert shape is not None
+    old = np.memmap(path, np.dtype("<i4"), "r", offset=len(_header(*shape)), shape=(2, *shape))
+    new = path.with_suffix(".resized")
+    writer = ContextWriter(new, contexts, length)
+    kept, step = min(written, contexts), max(_COPIED // length, 1)
+    for first in range(0, kept, step):
+        writer.append(*old[:, first : min(first + step, kept)])
+    writer.flush()
+    writer.close()
+    new.replace(path)
+    return kept
 
 
 def _header(contexts: int, length: int) -> bytes:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from bsc.corpus.documents import Counted, documents
 from bsc.corpus.files import FileDocuments
 from bsc.corpus.store import read_tokens_numpy
 from bsc.corpus.tokens import SPLIT_ORDER, make_tokens
+from bsc.corpus.writer import PARTIAL
+from bsc.errors import UserError
 from bsc.stages import TokensSpec
 
 MakeSpec = Callable[..., TokensSpec]
@@ -105,10 +108,11 @@ def test_rows_before_the_position_are_not_read(tmp_path: Path, monkeypatch: pyte
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(kills=st.lists(st.integers(1, 25), max_size=4), bos=st.booleans())
+@given(kills=st.lists(st.tuples(st.integers(1, 25), st.sampled_from([11, 300, 700, 5_000])), max_size=4), bos=st.booleans())
 def test_however_often_it_is_killed_the_bytes_are_those_of_one_run(
-    model: Path, make_spec: MakeSpec, tmp_path_factory: pytest.TempPathFactory, kills: list[int], bos: bool
+    model: Path, make_spec: MakeSpec, tmp_path_factory: pytest.TempPathFactory, kills: list[tuple[int, int]], bos: bool
 ) -> None:
+    """Also when the killed runs ask for more or fewer tokens of the last split, or for more than there are."""
     folder = tmp_path_factory.mktemp("killed")
     shards(folder)
     splits = {split: {"tokens": count, "context": 11} for split, count in zip(SPLIT_ORDER, (130, 250, 700), strict=True)}
@@ -117,8 +121,11 @@ def test_however_often_it_is_killed_the_bytes_are_those_of_one_run(
         patch.setattr(module, "_BATCH", 40)
         patch.setattr(writer, "FLUSH_SECONDS", 0.0)
         make_tokens(spec, model, folder / "whole")
-        for after in kills:
-            killed_after(patch, after, lambda: make_tokens(spec, model, folder / "out"))
+        for after, tokens in kills:
+            other = make_spec(files=spec.files, splits={**splits, SPLIT_ORDER[-1]: {"tokens": tokens, "context": 11}}, bos=bos)
+            killed_after(patch, after, lambda other=other: make_tokens(other, model, folder / "out"))
+            if not (folder / "out" / PARTIAL).exists():  # 11 tokens are soon made
+                shutil.rmtree(folder / "out")
         make_tokens(spec, model, folder / "out")
     assert made(folder / "out") == made(folder / "whole")
 
@@ -137,7 +144,7 @@ def killed_after(patch: pytest.MonkeyPatch, batches: int, run: Callable[[], None
         inner.setattr(module, "batches", some)
         try:
             run()
-        except Killed:
+        except (Killed, UserError):
             return
 
 

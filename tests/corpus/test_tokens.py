@@ -15,6 +15,7 @@ from bsc.corpus import tokens as module
 from bsc.corpus.documents import Counted
 from bsc.corpus.store import read_tokens_numpy
 from bsc.corpus.tokens import SPLIT_ORDER, Encoder, batches, make_tokens
+from bsc.corpus.writer import PARTIAL
 from bsc.errors import UserError
 from bsc.io import read_manifest
 from bsc.models.load import load_tokenizer
@@ -90,7 +91,7 @@ def test_packing_is_that_of_a_token_by_token_reference(
         if expected is None:
             with pytest.raises(UserError, match="the text ended"):
                 make_tokens(spec, model, folder)
-            assert list(folder.iterdir()) == []
+            assert [path.name for path in folder.iterdir()] == [PARTIAL]
             return
         make_tokens(spec, model, folder)
     facts = read_manifest(folder)
@@ -159,7 +160,23 @@ def test_too_little_text_names_the_split_and_both_numbers(model: Path, make_spec
     path = write_documents(tmp_path / "a.jsonl", ["x" * 99, "x" * 99, "x" * 42])
     with pytest.raises(UserError, match=r"corpus\.splits\.train: the text ended after 40 of the 80 tokens of split `train`"):
         make_tokens(make_spec(files=[str(path)]), model, tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [PARTIAL]
+
+
+def test_too_little_text_is_not_tokenised_again_for_fewer_tokens(
+    model: Path, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_documents(tmp_path / "a.jsonl", ["x" * 99, "x" * 99, "x" * 42])
+    with pytest.raises(UserError, match="set `tokens` to 40 or fewer: what was made is kept") as raised:
+        make_tokens(make_spec(files=[str(path)]), model, tmp_path / "out")
+    assert str(tmp_path / "out" / PARTIAL) in str(raised.value)
+    splits = make_spec().model_dump()["splits"]
+    fewer = make_spec(files=[str(path)], splits={**splits, "train": {"tokens": 40, "context": 8}})
+    make_tokens(fewer, model, tmp_path / "whole")
+    monkeypatch.setattr(module, "batches", lambda _: pytest.fail("text is read"))
+    make_tokens(fewer, model, tmp_path / "out")
+    for file in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
 
 
 def test_a_failed_run_over_an_older_one_leaves_no_manifest(model: Path, make_spec: MakeSpec, tmp_path: Path) -> None:
