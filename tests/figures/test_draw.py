@@ -15,6 +15,7 @@ from bsc.figures import style
 from bsc.figures.draw import draw
 from bsc.figures.registry import FIGURES
 from bsc.figures.sheet import Sheet
+from bsc.paths import CoderId
 from bsc.stages import FigureSpec, coders_of
 
 REPORT = Path(__file__).parents[2] / "workflow" / "report"
@@ -31,8 +32,8 @@ print([name for name in ("torch", "transformers") if name in sys.modules])
 """
 
 
-GRID = grid(ks=(16,), binarisers=("topk", "binary-topk"), architectures=("sae", "skip-transcoder"))
-GRID += grid(ks=(16,), binarisers=("topk", "binary-topk"), model="smollm2-360m")
+ALONE = grid(ks=(16,), binarisers=("topk", "binary-topk"), architectures=("sae", "skip-transcoder"))
+GRID = ALONE + grid(ks=(16,), binarisers=("topk", "binary-topk"), model="smollm2-360m")
 VARIANTS = ("trained", "random", "binarised")
 
 
@@ -46,27 +47,27 @@ def results(written) -> Path:
     return folder
 
 
-def drawn_elsewhere(names: list[str], results: Path, output: Path) -> str:
+def drawn_elsewhere(names: list[str], coders: list[CoderId], results: Path, output: Path) -> str:
     environment = {**os.environ, "PYTHONHASHSEED": "12345", "TZ": "Pacific/Auckland"}
-    text = "\n".join(figure_spec(name, GRID, VARIANTS).json_text for name in names)
+    text = "\n".join(figure_spec(name, coders, VARIANTS).json_text for name in names)
     command = [sys.executable, "-c", DRAW, str(results), str(output)]
     return subprocess.run(command, input=text, env=environment, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.parametrize(
-    "names",
+    ("names", "coders"),
     [
-        ["fig3", "fig5", "table1"],
-        pytest.param([name for name in sorted(FIGURES) if FIGURES[name].select(GRID)], marks=pytest.mark.slow),
+        (["fig3", "fig5", "table1"], GRID),
+        pytest.param([name for name in sorted(FIGURES) if FIGURES[name].select(ALONE)], ALONE, marks=pytest.mark.slow),
     ],
     ids=["some", "all"],
 )
 def test_bytes_are_the_same_in_every_process_and_torch_is_never_imported(
-    names: list[str], results: Path, tmp_path: Path
+    names: list[str], coders: list[CoderId], results: Path, tmp_path: Path
 ) -> None:
     for name in names:
-        draw(figure_spec(name, GRID, VARIANTS), results, tmp_path / "here" / name)
-    assert drawn_elsewhere(names, results, tmp_path / "there") == "[]\n"
+        draw(figure_spec(name, coders, VARIANTS), results, tmp_path / "here" / name)
+    assert drawn_elsewhere(names, coders, results, tmp_path / "there") == "[]\n"
     files = sorted(path.name for path in (tmp_path / "there").iterdir())
     assert files == sorted(Path(file).name for name in names for file in FIGURES[name].files(name))
     for file in files:
