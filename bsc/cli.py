@@ -117,6 +117,9 @@ STAGES: dict[str, Stage] = {
         ),
         checkpoints=True,
     ),
+    "runtime": Stage(
+        "time training steps, by k, batch and number of latents", "bsc.training.runtime:time_steps", "RuntimeSpec"
+    ),
     "finetune": Stage(
         "go on training a coder on the divergence of what the model predicts with it from what it predicts without",
         "bsc.finetuning.finetune:finetune",

@@ -61,6 +61,7 @@ def _is_colour(colour: str) -> str:
 Hookpoint = Annotated[str, AfterValidator(_is_hookpoint)]
 Colour = Annotated[str, AfterValidator(_is_colour)]
 Seed = Annotated[int, Field(ge=0)]
+Sizes = Annotated[list[Positive], Field(min_length=1)]
 
 
 class _Strict(BaseModel):
@@ -494,6 +495,16 @@ def _one_source(text: Corpus | Probing) -> None:
             raise ValueError(f"`{key}` goes with `source: {source}`, and with no other")
 
 
+class Runtime(_Strict):
+    """The time of training steps by k, batch and latents, of which one is varied at a time around coders of the grid."""
+
+    binarisers: Annotated[list[str], Field(min_length=1)] | None = None
+    k: Sizes | None = None
+    batch_tokens: Sizes | None = None
+    expansions: Sizes | None = None
+    rounds: Positive = 3
+
+
 class Figures(_Strict):
     """How figures look, and whose explanations they show; nothing here changes a number."""
 
@@ -527,12 +538,13 @@ class Config(_Strict):
     autointerp: Autointerp = Autointerp()
     ablation: Ablation | None = None
     probing: Probing | None = None
+    runtime: Runtime | None = None
     figures: Figures = Figures()
 
     @model_validator(mode="before")
     @classmethod
     def _no_empty_blocks(cls, raw: Any) -> Any:
-        for key in ("tune", "ablation", "probing"):
+        for key in ("tune", "ablation", "probing", "runtime"):
             if isinstance(raw, dict) and key in raw and raw[key] is None:
                 raise ValueError(f"`{key}` has nothing under it: write `{key}: {{}}` for its defaults, or leave it out")
         return raw
@@ -806,6 +818,25 @@ def _faults_of_probing(config: Config, root: Path) -> Iterator[Fault]:
             yield ("probing", "files"), f"there is no file {root / file}"
 
 
+def _faults_of_runtime(config: Config) -> Iterator[Fault]:
+    """Faults in what is timed, seen with the grid."""
+    if config.runtime is None:
+        return
+    there = {coder.binariser for coder in config.coder_ids} - set(config.finetunes)
+    for key in config.runtime.binarisers or []:
+        if key not in there:
+            yield (
+                ("runtime", "binarisers"),
+                f"`{key}` is not trained in the grid{_nearest(key, there)}: add it to `coders`, or leave it out",
+            )
+    for name in config.models:
+        for expansion in config.runtime.expansions or [config.training.expansion]:
+            latents = expansion * config.models[name].width
+            for k in config.runtime.k or []:
+                if k > latents:
+                    yield ("runtime", "k"), f"k = {k} is more than the {latents} latents of `{name}` (expansion x width)"
+
+
 def _faults_of_settings(config: Config) -> Iterator[Fault]:
     for key, raw in config.binarisers.items():
         model = SETTINGS[kind_of(key)]
@@ -1022,7 +1053,7 @@ def load(files: list[Path], merged: Mapping[str, Any] | None = None, *, root: Pa
     else:
         faults = [*_faults_of_settings(config), *_faults_of_grid(config), *_faults_of_amounts(config)]
         faults += [] if faults else [*_faults_of_finetuning(config), *_faults_of_finetuned(config)]
-        faults += [*_faults_of_ablation(config), *_faults_of_probing(config, root)]
+        faults += [*_faults_of_ablation(config), *_faults_of_probing(config, root), *_faults_of_runtime(config)]
         faults += [*_faults_of_llms(config, root), *_faults_of_embedding(config, root)]
         faults += _faults_of_files(config, root)
         if not faults:

@@ -3,6 +3,7 @@
 import fcntl
 import functools
 import os
+import platform
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,6 +81,19 @@ def take(names: Sequence[str], folder: Path) -> int | None:
     except OSError:
         pass
     return None
+
+
+def machine() -> str:
+    """What `device` is, in words: the GPU's name, else the processor's."""
+    import torch
+
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name(device()))
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def keep_freed_memory() -> None:

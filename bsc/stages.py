@@ -7,6 +7,7 @@ then retrains nothing) and is still rerun when what made that input has changed.
 
 import functools
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal, cast
@@ -215,6 +216,21 @@ class ProbeSpec(_Spec):
     resamples: int
     seed: int
     dtype: str
+
+
+class TimedSpec(_Spec):
+    """A coder whose steps are timed. varied: what its line in the figure goes along; binariser: by its name in the grid."""
+
+    varied: Literal["k", "batch_tokens", "latents"]
+    binariser: str
+    coder: CoderSpec
+
+
+class RuntimeSpec(_Spec):
+    """Coders of one width whose training steps are timed in turn, `rounds` times."""
+
+    cases: list[TimedSpec]
+    rounds: int
 
 
 class LatentsSpec(_Spec):
@@ -614,6 +630,39 @@ class Plan:
         modules = ("bsc.probing.probe", REGISTRY[coder.binariser].module)
         return _stage(spec, modules, self.coder(coder), self.labelled(coder.model))
 
+    def runtime(self, name: str) -> Stage:
+        """The time of training steps at a model's width. Raises ValueError when the config asks for none."""
+        wanted = self.config.runtime
+        if wanted is None:
+            raise ValueError("the config has no `runtime`")
+        coders = [coder for coder in self.figure_coders("runtime") if coder.model == name]
+        values = {
+            "k": wanted.k or [coder.k for coder in self.trained_coders if coder.model == name],
+            "batch_tokens": wanted.batch_tokens or _around(self.config.training.batch_tokens),
+            "latents": [
+                expansion * self.config.models[name].width
+                for expansion in wanted.expansions or _around(self.config.training.expansion)
+            ],
+        }
+        cases = [
+            TimedSpec(varied=varied, binariser=coder.binariser, coder=changed)  # type: ignore[arg-type]
+            for coder in coders
+            for varied in values
+            for changed in self._timed(self._coder_spec(coder), varied, values[varied])
+        ]
+        modules = {REGISTRY[coder.binariser].module for coder in coders}
+        return _stage(RuntimeSpec(cases=cases, rounds=wanted.rounds), ("bsc.training.runtime", *sorted(modules)))
+
+    def _timed(self, spec: CoderSpec, varied: str, values: list[int]) -> Iterator[CoderSpec]:
+        """A coder as it is in the grid and with other sizes, but for those that its binariser cannot have."""
+        for value in sorted({getattr(spec, varied), *values}):
+            sizes = {"k": spec.k, "batch_tokens": spec.batch_tokens, "latents": spec.latents, varied: value}
+            entry = REGISTRY[spec.binariser]
+            if not entry.smallest_k <= sizes["k"] <= sizes["latents"] or (entry.grouped and sizes["latents"] % sizes["k"]):
+                continue
+            rate = 1e-3 if spec.learning_rate is None else spec.learning_rate
+            yield spec.model_copy(update={**sizes, "learning_rate": rate, "tokens": 1_000 * sizes["batch_tokens"]})
+
     def _probing(self) -> Probing:
         if self.config.probing is None:
             raise ValueError("the config has no `probing`")
@@ -773,8 +822,8 @@ class Plan:
     def figure_coders(self, name: str) -> list[CoderId]:
         """The coders that a figure or table shows: of the grid, or those that sweeps were made with.
 
-        None where the config lacks the block that it is about or the scorer, where it compares explainers and there is but
-        one, or where it is of coders trained one by one and they are trained together.
+        None where the config lacks the block that it is about or the scorer, or where it compares explainers and there is but
+        one.
         """
         block = FIGURES[name].block
         if block is not None and getattr(self.config, block) is None:
@@ -783,11 +832,14 @@ class Plan:
             return []
         if FIGURES[name].compares and len(self.explainers) == 1:
             return []
-        if FIGURES[name].alone and self.config.in_cohorts:
-            return []
         if FIGURES[name].trained:
-            return FIGURES[name].select(self.trained_coders)
+            return FIGURES[name].select([coder for coder in self.trained_coders if self._is_shown(name, coder.binariser)])
         return FIGURES[name].select(self.sweeps if "choice" in FIGURES[name].needs else self.config.coder_ids)
+
+    def _is_shown(self, name: str, binariser: str) -> bool:
+        """Whether a block that a figure is about leaves a binariser in."""
+        timed = self.config.runtime.binarisers if name == "runtime" and self.config.runtime else None
+        return timed is None or binariser in timed
 
     def figure_explainers(self, name: str) -> list[str]:
         """Whose explanations and scores a figure or table shows."""
@@ -821,6 +873,11 @@ class Plan:
         left_out = {name: entry.lacks for name, entry in FIGURES.items() if name not in shown}
         spec = GallerySpec(shown=shown, left_out=left_out)
         return _stage(spec, ("bsc.figures.gallery",), *map(self.figure, shown))
+
+
+def _around(size: int) -> list[int]:
+    """Half of a size, itself and twice."""
+    return [max(size // 2, 1), size, 2 * size]
 
 
 def _kind(coder: CoderId) -> tuple[object, ...]:

@@ -90,6 +90,9 @@ FAULTS = [
     ({"probing": PROBED | {"counts": [5, 1]}}, "probing", "must rise"),
     ({"probing": PROBED | {"counts": [577]}}, "probing.counts", "577 is more than"),
     ({"probing": {"source": "files", "files": ["nowhere.jsonl"]}}, "probing.files", "there is no file"),
+    ({"runtime": {"binarisers": ["topkk"]}}, "runtime.binarisers", "`topkk` is not trained in the grid (did you mean `topk`"),
+    ({"runtime": {"k": [577]}}, "runtime.k", "577 is more than the 576 latents"),
+    ({"runtime": {"k": []}}, "runtime.k", "at least 1 item"),
     ({"probing": PROBED | {"source": "hub"}}, "probing", "`packages` goes with `source: documentation`"),
     ({"training__batch_token": 64}, "training.batch_token", "did you mean `batch_tokens`"),
     ({"corpus__splits__trian": 64}, "corpus.splits.trian", "did you mean `train`"),
@@ -272,7 +275,7 @@ def test_files_that_cannot_hold_the_tokens_are_refused(tmp_path: Path) -> None:
         load([path], root=tmp_path)
 
 
-@pytest.mark.parametrize("block", ["ablation", "probing", "tune"])
+@pytest.mark.parametrize("block", ["ablation", "probing", "runtime", "tune"])
 def test_a_block_with_nothing_under_it_is_not_taken_for_one_that_is_not_there(tmp_path: Path, block: str) -> None:
     path = write(tmp_path)
     path.write_text(f"{path.read_text()}{block}:\n")

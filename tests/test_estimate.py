@@ -89,7 +89,7 @@ def test_every_job_of_the_plan_is_counted(name: str) -> None:
         "activations": len(config.models) * sum(map(plan.shards, stored_splits(config))),
         "index": len(stored_splits(config)) * len(hookpoints),
         **({"recipe": len(hookpoints)} if is_streamed(config) else {}),
-        **({"cohort": len(plan.cohorts), "trained": len(hookpoints)} if config.cohort > 1 else {}),
+        **({"cohort": len(plan.cohorts)} if config.cohort > 1 else {}),
         "baseline": len(config.models),
         "references": len(hookpoints) + len({coder.model for coder in joint}),
         **({"choose": len(plan.sweeps), "trial": len(plan.sweeps) * len(plan.rates)} if plan.sweeps else {}),
@@ -97,6 +97,7 @@ def test_every_job_of_the_plan_is_counted(name: str) -> None:
         "evaluate": len(coders) + len(joint),
         **dict.fromkeys(("latents", "explain", "score"), variants),
         **({"ablation": len(plan.figure_coders("fig18"))} if config.ablation else {}),
+        **({"runtime": len(config.models)} if config.runtime else {}),
         "figure": sum(bool(plan.figure_coders(figure)) for figure in FIGURES),
         "gallery": 1,
     }
@@ -173,13 +174,11 @@ def test_finetuning_makes_the_logits_that_the_estimate_says() -> None:
 def test_jobs_where_activations_are_streamed_and_coders_trained_together(mode: str, cohort: int, tmp_path: Path) -> None:
     config = changed(tmp_path, "smoke", cohort=cohort, activations={"shard_tokens": 4096, "mode": mode})
     counts = Counter(job.rule for job in Jobs(config, GPU).all)
-    together, streamed = cohort > 1, mode == "stream"
+    streamed = mode == "stream"
     assert counts["activations"] == (2 if streamed else 4)
-    assert counts["index"] == (2 if streamed or together else 4)
-    assert counts["source"] == (2 if together and not streamed else 0)
+    assert counts["index"] == (2 if streamed else 4)
     assert counts["recipe"] == (2 if streamed else 0)
     assert counts["cohort"] == {1: 0, 2: 3, 100: 2}[cohort]
-    assert counts["trained"] == (2 if together else 0)
     assert counts["train"] == 5
 
 

@@ -259,10 +259,42 @@ def test_a_sweep_is_made_once_and_chooses_for_all_coders_without_a_rate(smoke: C
     assert not Plan(smoke).figure_coders("learning-rates")
 
 
-def test_the_time_of_a_step_is_of_coders_trained_one_by_one(smoke: Config) -> None:
-    """In a cohort it is that of all members."""
-    assert Plan(smoke).figure_coders("runtime")
-    assert not Plan(smoke.model_copy(update={"cohort": 4})).figure_coders("runtime")
+def test_steps_are_timed_around_the_grids_coders(smoke: Config) -> None:
+    def planned(**wanted: object) -> Plan:
+        tuned = {"topk.e2e": {"finetune": {"tokens": 2048, "warmup_steps": 1}}}
+        blocks = [*written(smoke)["coders"], {"architectures": ["skip-transcoder"], "binarisers": ["topk.e2e"], "k": [16]}]
+        return Plan(Config.model_validate({**written(smoke), "binarisers": tuned, "coders": blocks, "runtime": wanted}))
+
+    plan, (model,) = planned(), smoke.models
+    assert not Plan(smoke).figure_coders("runtime")
+    shown = plan.figure_coders("runtime")
+    assert {(coder.architecture, coder.binariser) for coder in shown} == {
+        ("skip-transcoder", "topk"),
+        ("skip-transcoder", "gumbel"),
+    }
+    assert len(shown) == 2, "a hookpoint's"
+
+    def sizes(plan: Plan, binariser: str) -> set[tuple[str, int, int, int]]:
+        cases = plan.runtime(model).spec.cases
+        assert all((case.coder.width, case.coder.architecture) == (576, "skip-transcoder") for case in cases)
+        assert all(case.coder.tokens == 1_000 * case.coder.batch_tokens for case in cases)
+        coders = [(case.varied, case.coder) for case in cases if case.binariser == binariser]
+        return {(varied, coder.k, coder.batch_tokens, coder.latents) for varied, coder in coders}
+
+    around = {("k", 16, 512, 576)}
+    around |= {("batch_tokens", 16, size, 576) for size in (256, 512, 1_024)}
+    around |= {("latents", 16, 512, size) for size in (576, 1_152)}
+    assert sizes(plan, "gumbel") == around
+    more = planned(k=[5, 32], batch_tokens=[64], expansions=[2], binarisers=["gumbel"])
+    named = {
+        ("batch_tokens", 16, 64, 576),
+        ("batch_tokens", 16, 512, 576),
+        ("latents", 16, 512, 576),
+        ("latents", 16, 512, 1_152),
+    }
+    assert sizes(more, "gumbel") == {("k", 16, 512, 576), ("k", 32, 512, 576)} | named, "no 5 groups of 576"
+    assert sizes(more, "topk") == set()
+    assert plan.runtime(model).digest != more.runtime(model).digest
 
 
 def test_values_of_one_bit_have_no_binarised_control(smoke: Config) -> None:

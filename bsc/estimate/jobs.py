@@ -22,12 +22,14 @@ from bsc.estimate.work import decode, encode, forward, held_memory, model_parame
 from bsc.figures.registry import FIGURES
 from bsc.paths import CoderId, layer
 from bsc.shares import shares
-from bsc.stages import EMBEDDING, AblationSpec, CoderSpec, Plan
+from bsc.stages import EMBEDDING, AblationSpec, CoderSpec, Plan, RuntimeSpec
 
 PROGRAM = 600_000_000
 """Bytes of a job before it holds anything (measured: Python with torch and transformers)."""
 EMBEDDER, EMBEDDED = 10_600_000, 384
 """Weights in the layers of a MiniLM with six, and the width of its embeddings."""
+TIMED = 2
+"""Steps that are timed of a coder in each round (`bsc.training.runtime`)."""
 CHUNK_TOKENS = 256
 """Tokens whose logits are there at a time in finetuning (`bsc.finetuning.divergence`)."""
 KEPT_WIDTHS, HEAD_WIDTH = 13, 64
@@ -38,7 +40,7 @@ WAVES = (
     ("activations", "embed"),
     ("index", "recipe", "baseline"),
     ("trial",),
-    ("choose",),
+    ("choose", "runtime"),
     ("cohort", "references"),
     ("train",),
     ("finetune",),
@@ -56,6 +58,7 @@ ON_GPU = frozenset(
         "embed",
         "baseline",
         "references",
+        "runtime",
         "trial",
         "cohort",
         "train",
@@ -114,7 +117,7 @@ class Jobs:
             self._coders,
         )
         drawn = (self._job("figure", 0, 0) for name in FIGURES if self.plan.figure_coders(name))
-        asked = [*self._ablations(), *self._probes()]
+        asked = [*self._ablations(), *self._probes(), *self._runtimes()]
         return [*(job for stage in stages for job in stage()), *asked, *drawn, self._job("gallery", 0, 0)]
 
     def rows(self) -> list[Row]:
@@ -351,6 +354,15 @@ class Jobs:
             pooled = probing.documents * 2 * (spec.latents + spec.width) * FLOAT32
             device = FLOAT32 * (parameters(spec) + probing.tokens * spec.latents)
             yield self._job("probe", self.machine.seconds(*encode(spec, tokens, training=False)), 2 * pooled, device)
+
+    def _runtimes(self) -> Iterator[Job]:
+        """Steps that are timed, and the first of each round; what cases have in common once."""
+        for name in sorted({coder.model for coder in self.plan.figure_coders("runtime")}):
+            spec = cast(RuntimeSpec, self.plan.runtime(name).spec)
+            coders = list({case.coder.json_text: case.coder for case in spec.cases}.values())
+            seconds = sum(self.machine.seconds(*step(coder, gpu=self.machine.gpu)) for coder in coders)
+            device = max(held_memory(coder) + step_memory(coder) for coder in coders)
+            yield self._job("runtime", spec.rounds * (1 + TIMED) * seconds, 0, device)
 
     def _applied(self, spec: CoderSpec, tokens: int) -> list[Phase]:
         return [*encode(spec, tokens, training=False), *decode(spec, tokens, gpu=self.machine.gpu)]

@@ -13,7 +13,9 @@ BINARY = tuple(name for name, entry in REGISTRY.items() if not entry.continuous 
 """In the order in which they stand for their kind where a figure shows one."""
 BETWEEN = tuple(name for name, entry in REGISTRY.items() if entry.between)
 
-Need = Literal["evaluation", "references", "scores", "latents", "explanations", "choice", "training", "ablation", "probing"]
+Need = Literal[
+    "evaluation", "references", "scores", "latents", "explanations", "choice", "training", "ablation", "probing", "runtime"
+]
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,7 @@ class Figure:
     kind: figure (PDF and PNG) or table (CSV, and LaTeX where `latex`). joint: joint evaluations are shown too.
     shows: a coder that the grid must have for there to be anything to show, in words. block: a block of the config without
     which its results are not made. scorer: whose scores it shows, where it is of one scorer alone. compares: every explainer,
-    side by side. trained: no finetuned coders, whose steps are of another kind. alone: only where coders are trained one by
-    one, as the time of a step in a cohort is that of all its members.
+    side by side. trained: no finetuned coders, whose steps are of another kind.
     """
 
     module: str
@@ -38,15 +39,12 @@ class Figure:
     scorer: Literal["detection", "fuzzing"] | None = None
     compares: bool = False
     trained: bool = False
-    alone: bool = False
 
     @property
     def lacks(self) -> str:
         """What a config lacks for which it has nothing to show."""
         if self.compares:
             return "a language model under `autointerp.llms`"
-        if self.alone:
-            return f"{self.shows} in the grid that is trained by itself (`cohort: 1`)"
         also = f", and `{self.block}` in the config" if self.block else ""
         return f"{self.shows} in the grid{also}" + (f", and `{self.scorer}` in `autointerp.scorers`" if self.scorer else "")
 
@@ -83,6 +81,14 @@ def at_one_k(coders: Sequence[CoderId]) -> list[CoderId]:
         kinds.setdefault(coder.k, set()).add((coder.model, coder.hookpoint, coder.architecture, coder.binariser))
     best = max(kinds, key=lambda k: (len(kinds[k]), k == 32, k), default=None)
     return [coder for coder in coders if coder.k == best]
+
+
+def timed(coders: Sequence[CoderId]) -> list[CoderId]:
+    """Of the first architecture's coders at one k, the first hookpoint and seed of each model and binariser."""
+    firsts: dict[object, CoderId] = {}
+    for coder in at_one_k(transcoders(coders)):
+        firsts.setdefault((coder.model, coder.binariser), coder)
+    return list(firsts.values())
 
 
 def first_at_one_k(coders: Sequence[CoderId]) -> list[CoderId]:
@@ -173,7 +179,7 @@ FIGURES: dict[str, Figure] = {
     ),
     "fig21": Figure("bsc.figures.probing", ("probing",), first_at_one_k, block="probing"),
     "fig22": Figure("bsc.figures.bits", ("evaluation", "scores", "training"), by_bits, shows="an `nbit` coder at the common k"),
-    "runtime": Figure("bsc.figures.runtime", ("training",), everything, trained=True, alone=True),
+    "runtime": Figure("bsc.figures.runtime", ("runtime",), timed, block="runtime", trained=True),
     "score-distribution": Figure("bsc.figures.distributions", ("scores", "latents"), at_one_k),
     "seeds": Figure("bsc.figures.compared", ("evaluation", "scores"), of_several_seeds, shows="a second seed of a coder"),
     "explainers": Figure("bsc.figures.explainers", ("scores",), transcoders, compares=True),

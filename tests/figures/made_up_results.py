@@ -214,6 +214,7 @@ def write_results(
     results: Path, coders: list[CoderId], variants: tuple[str, ...] = ("trained",), *, scored: bool = True
 ) -> None:
     """Everything that figures read of these coders, but for the text panels."""
+    write_runtime(results, [coder for coder in coders if coder.hookpoint != JOINT])
     for coder in coders:
         write_json(results / coder.at(paths.EVALUATION) / "metrics.json", metrics_of(coder))
         site = paths.REFERENCES.format(model=coder.model, hookpoint=coder.hookpoint)
@@ -237,6 +238,29 @@ def write_results(
             for explainer in EXPLAINERS:
                 folder = results / coder.at(paths.interpreted(paths.SCORES, explainer), variant=variant)
                 write_json(folder / "summary.json", summary_of(coder, variant, explainer, scored=scored))
+
+
+def steps_of(model: str, coders: list[CoderId]) -> pd.DataFrame:
+    """Times of steps: longer with k, batch and latents."""
+    base = {"k": 32, "batch_tokens": 1_024, "latents": LATENTS}
+    rows = [
+        {"varied": varied, "architecture": coder.architecture, "binariser": coder.binariser, "width": 576, **base, varied: size}
+        for coder in FIGURES["runtime"].select(coders)
+        if coder.model == model
+        for varied in base
+        for size in (base[varied] // 2, base[varied])
+    ]
+    table = pd.DataFrame(rows)
+    table["milliseconds"] = table["k"] + table["batch_tokens"] / 100 + table["latents"] / 200
+    return table.assign(fastest=table["milliseconds"] - 5, slowest=table["milliseconds"] + 9, steps=6)
+
+
+def write_runtime(results: Path, coders: list[CoderId]) -> None:
+    """What the figure reads of `bsc runtime`."""
+    for model in {coder.model for coder in coders}:
+        folder = results / paths.RUNTIME.format(model=model)
+        write_parquet(folder / "steps.parquet", steps_of(model, coders))
+        write_manifest(folder, ["steps.parquet"], {"machine": "Some CPU", "threads": 2})
 
 
 def bins_of(coder: CoderId, bins: int = 12) -> pd.DataFrame:

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_up_results import figure_spec, grid, log_of, metrics_of
+from made_up_results import figure_spec, grid, log_of, metrics_of, steps_of
 from PIL import Image
 
 from bsc.figures.draw import draw
@@ -48,12 +48,20 @@ def test_layers_and_architectures_have_lines_and_rows(written, tmp_path: Path) -
     assert len(table.groupby(["architecture", "hookpoint", "binariser", "k"])) == 2 * 2 * 2 * 2
 
 
-def test_runtime_is_the_median_step(written, tmp_path: Path) -> None:
-    coders = grid()
+def test_runtime_has_a_column_for_each_size_and_a_row_for_each_model(written, tmp_path: Path, finished) -> None:
+    coders = [coder for model in MODELS for coder in grid(model=model, architectures=("sae", "skip-transcoder"))]
     table = drawn("runtime", coders, written(coders), tmp_path)
-    for row in table.to_dict("records"):
-        assert row["milliseconds"] == pytest.approx(1000 * 1024 / (1e6 / (50 + row["k"])), rel=1e-7)
-    assert set(table["coders"]) == {1, 2}
+    wanted = pd.concat([steps_of(model, coders).assign(model=model) for model in MODELS], ignore_index=True)
+    pd.testing.assert_frame_equal(table[list(wanted.columns)], wanted, check_exact=False, rtol=1e-7)
+    ((figure, note),) = finished
+    assert [axes.get_title(loc="left") for axes in figure.axes[::3]] == [
+        f"{m}\nSkip-transcoder, d\u00a0=\u00a0576" for m in MODELS
+    ]
+    labels = ["k (latents a token)", "N (tokens a batch)", "M (latents)"]
+    assert [axes.get_xlabel() for axes in figure.axes] == labels * 2
+    assert [tick.get_text() for tick in figure.axes[1].get_xticklabels()] == ["512", "1,024"]
+    assert "on random inputs; k\u00a0=\u00a032, N\u00a0=\u00a01,024 and M\u00a0=\u00a04,608" in note
+    assert "Some CPU, 2 threads" in note
 
 
 def test_larger_models_have_a_column_each(written, tmp_path: Path, finished) -> None:

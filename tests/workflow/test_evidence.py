@@ -14,6 +14,7 @@ pytestmark = pytest.mark.slow
 BLOCKS = """
 ablation: { bins: 4, sequences: 3 }
 probing: { source: documentation, packages: [snakemake, submitit], labels: kind, documents: 48, tokens: 32, resamples: 100 }
+runtime: { rounds: 1 }
 """
 
 
@@ -27,13 +28,16 @@ def asked(checkout: Checkout) -> Checkout:
 
 def test_asking_for_more_reruns_nothing_and_adds_figures(asked: Checkout) -> None:
     jobs = Counter(job.rule for job in asked.stale())
-    assert jobs == {"ablation": 5, "labelled": 1, "probe": 5, "figure_fig18": 1, "figure_fig21": 1, "figure_gallery": 1}
+    drawn = dict.fromkeys(("figure_fig18", "figure_fig21", "figure_runtime", "figure_gallery"), 1)
+    assert jobs == {"ablation": 5, "labelled": 1, "probe": 5, "runtime": 1, **drawn}
     asked.run()
     results = asked.folder / "results" / "smoke"
     page = (results / "figures" / "index.html").read_text()
     for link in re.findall(r'(?:href|src)="([^"]+)"', page):
         assert (results / "figures" / link).is_file(), link
-    assert {"fig18.csv", "fig21.csv", "claims.csv"} <= {link.rpartition("/")[2] for link in re.findall(r'href="([^"]+)"', page)}
+    assert {"fig18.csv", "fig21.csv", "runtime.csv", "claims.csv"} <= {
+        link.rpartition("/")[2] for link in re.findall(r'href="([^"]+)"', page)
+    }
     assert len(pd.read_csv(results / "figures" / "fig18.csv")) >= 5
     assert asked.stale() == []
 

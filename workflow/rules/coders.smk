@@ -36,6 +36,27 @@ rule train:
         " {params.choice:q} --checkpoint-minutes {resources.checkpoint_minutes} --output {output:q} --log {log:q}"
 
 
+rule runtime:
+    """Time training steps, by k, batch and number of latents."""
+    output:
+        at(paths.RUNTIME, file="manifest.json"),
+    log:
+        log_of(paths.RUNTIME),
+    benchmark:
+        benchmark_of(paths.RUNTIME)
+    conda:
+        "../envs/bsc.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda w, attempt: runtime_megabytes(w) * 2 ** (attempt - 1),
+        runtime=grown(240),
+        gpus=1,
+    params:
+        stage=stage(lambda w: plan.runtime(w.model)),
+    shell:
+        "python -m bsc runtime --spec {params.stage[0]:q} --output {output:q} --log {log:q}"
+
+
 if plan.config.finetunes:
 
     rule finetune:

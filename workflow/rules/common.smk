@@ -156,6 +156,12 @@ def cohort_megabytes(wildcards):
     return plan.config.gpus * held + coders
 
 
+def runtime_megabytes(wildcards):
+    """What timing holds of the largest coder: itself, its gradients and two moments, three tensors of N x M, and the process."""
+    cases = [case.coder for case in plan.runtime(wildcards.model).spec.cases]
+    return 3_500 + max(4 * coder.latents * (8 * coder.width + 3 * coder.batch_tokens) for coder in cases) // 10**6
+
+
 def ranks(count, threads):
     """The command that runs a module in so many processes, one a GPU, and lets them save their state before it ends them."""
     if count == 1:
@@ -249,6 +255,8 @@ def figure_inputs(figure):
         found += [at(paths.ABLATION, coder, file="manifest.json") for coder in coders]
     if "probing" in needs:
         found += [at(paths.PROBES, coder, file="manifest.json") for coder in coders]
+    if "runtime" in needs:
+        found += [at(paths.RUNTIME, model=model, file="manifest.json") for model, _ in hookpoints]
     if "latents" in needs:
         found += [at(paths.LATENTS, coder, variant="trained", file="manifest.json") for coder in coders]
     if "explanations" in needs:
