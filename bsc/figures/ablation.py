@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -68,7 +67,7 @@ def _panel(axes: Axes, here: pd.DataFrame, column: str, spec: FigureSpec) -> Non
         nothing_scored(axes)
     for name in binarisers_of(spec):
         mine = here[here["binariser"] == name].sort_values("f1")
-        errors = np.abs(np.stack([mine[column] - mine[f"{column}_low"], mine[f"{column}_high"] - mine[column]]))
+        errors = style.reach(mine[column], mine[f"{column}_low"], mine[f"{column}_high"])
         look = {**style.mark(name, spec.style).line, "markersize": 2.5, "linewidth": 0.7}
         axes.errorbar(mine["f1"], mine[column], errors, elinewidth=0.6, **look)
     axes.set_xlim(-0.03, 1.03)

@@ -73,7 +73,7 @@ def _panel(axes: Axes, here: pd.DataFrame, points: pd.DataFrame, spec: FigureSpe
     axes.plot([levels.index(bits) for bits in line["bits"]], line["value"], color="#B0B0B0", linewidth=0.8, zorder=1)
     for name in binarisers_of(spec):
         for row in here[here["binariser"] == name].to_dict("records"):
-            ends = np.nan_to_num(np.abs([[row["value"] - row["low"]], [row["high"] - row["value"]]]))
+            ends = style.reach(row["value"], row["low"], row["high"])
             look = {**style.mark(name, spec.style).line, "linestyle": "none"}
             axes.errorbar([levels.index(row["bits"])], [row["value"]], ends, elinewidth=0.9, **look)
     axes.set_xticks(range(len(levels)), ["∞" if np.isinf(bits) else f"{bits:g}" for bits in levels])

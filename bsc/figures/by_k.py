@@ -135,7 +135,7 @@ def _draw_line(axes: Axes, points: pd.DataFrame, at: float, line: dict[str, Any]
     if set(BOUNDS) <= set(points):
         zero, one = (points[bound].to_numpy() for bound in BOUNDS)
         axes.vlines(x, zero, one, colors=line["color"], alpha=0.22, linewidth=2.4, zorder=1.5)
-    errors = np.nan_to_num(np.abs(np.stack([value - points["low"], points["high"] - value])))
+    errors = style.reach(value, points["low"], points["high"])
     axes.errorbar(x, value, errors, elinewidth=0.9, capsize=1.6, capthick=0.9, **line)
 
 

@@ -62,13 +62,13 @@ def _binarisers(axes: Axes, here: pd.DataFrame, score: str, spec: FigureSpec) ->
     for name in binarisers_of(spec):
         mine = here[here["binariser"] == name]
         look = {**style.mark(name, spec.style).line, "linestyle": "none"}
-        errors = [np.nan_to_num(_ends(mine, column)) for column in ("ce_increase", score)]
+        errors = [_reach(mine, column) for column in ("ce_increase", score)]
         axes.errorbar(mine["ce_increase"], mine[score], errors[1], errors[0], elinewidth=0.8, **look)
     axes.locator_params(axis="x", nbins=4)
 
 
-def _ends(table: pd.DataFrame, column: str) -> Any:
-    return np.abs(np.stack([table[column] - table[f"{column}_low"], table[f"{column}_high"] - table[column]]))
+def _reach(table: pd.DataFrame, column: str) -> Any:
+    return style.reach(table[column], table[f"{column}_low"], table[f"{column}_high"])
 
 
 def _draw_seeds(table: pd.DataFrame, scorer: str, spec: FigureSpec, output: Path) -> None:
@@ -79,7 +79,7 @@ def _draw_seeds(table: pd.DataFrame, scorer: str, spec: FigureSpec, output: Path
     for one, (column, label) in zip(axes, _LABELS.items(), strict=True):
         for row, (_, mine) in enumerate(kinds):
             mark = style.mark(mine["binariser"].iloc[0], spec.style)
-            one.errorbar(mine[column], _spread(row, len(mine)), None, np.nan_to_num(_ends(mine, column)), **_dots(mark))
+            one.errorbar(mine[column], _spread(row, len(mine)), None, _reach(mine, column), **_dots(mark))
         one.set_xlabel(f"{scorer} {label}" if column in SCORES else label)
         one.locator_params(axis="x", nbins=4)
     axes[0].set_yticks(range(len(kinds)), [name for name, _ in kinds])

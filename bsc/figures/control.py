@@ -3,9 +3,7 @@
 One point a setting: CE increase against the share of all firings that comes from latents which fire on over 10% of tokens.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -50,7 +48,8 @@ def _draw_panel(axes: Axes, panel: Panel, points: pd.DataFrame, spec: FigureSpec
     for name in in_order(here["binariser"]):
         (point,) = here[here["binariser"] == name].to_dict("records")
         line = style.mark(name, spec.style).line | {"linestyle": "none", "elinewidth": 0.9, "capsize": 1.6, "capthick": 0.9}
-        upright, across = _reach(point, "value", "low", "high"), _reach(point, "share", "share_low", "share_high")
+        upright = style.reach(point["value"], point["low"], point["high"])
+        across = style.reach(point["share"], point["share_low"], point["share_high"])
         axes.errorbar([point["share"]], [point["value"]], yerr=upright, xerr=across, **line)
     baseline = here[here["binariser"] == "topk"]
     if len(baseline):
@@ -60,11 +59,6 @@ def _draw_panel(axes: Axes, panel: Panel, points: pd.DataFrame, spec: FigureSpec
     axes.set_ylim(bottom=low - 0.05 * (high - low))
     axes.set_xlabel("share of firings,\nlatents over 10%" if panel.bottom else "")
     axes.set_ylabel(f"{ARCHITECTURE_NAMES[panel.architecture]}\nCE increase (nats/token)" if panel.first else "")
-
-
-def _reach(point: Mapping[Any, Any], middle: str, low: str, high: str) -> list[list[float]]:
-    """How far a bar goes down and up from a point."""
-    return [[max(point[middle] - point[low], 0)], [max(point[high] - point[middle], 0)]]
 
 
 def _note(points: pd.DataFrame, table: pd.DataFrame) -> str:

@@ -123,7 +123,7 @@ def _rate_panel(axes: Axes, panel: Panel, fired: pd.DataFrame, points: pd.DataFr
         mark = style.mark(name, spec.style)
         dots, line = fired[fired["binariser"] == name], points[(points["binariser"] == name) & (points["latents"] >= _FEWEST)]
         axes.scatter(dots["rate"], dots["f1"], s=2, color=mark.colour, alpha=0.15, linewidths=0, rasterized=True)
-        errors = np.abs(np.stack([line["f1"] - line["low"], line["high"] - line["f1"]]))
+        errors = style.reach(line["f1"], line["low"], line["high"])
         axes.errorbar(line["rate"], line["f1"], errors, elinewidth=0.8, **mark.line)
     if not len(fired):
         nothing_scored(axes)

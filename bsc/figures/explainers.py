@@ -71,7 +71,7 @@ def _draw_points(axes: Axes, points: pd.DataFrame, at: float, step: float, line:
     """The unweighted score at the left, the weighted one at the right."""
     for measure, side, size in (("unweighted", -1, 1.0), ("weighted", 1, 0.6)):
         row = points[(points["measure"] == measure) & points["value"].notna()]
-        errors = np.nan_to_num(np.abs(np.stack([row["value"] - row["low"], row["high"] - row["value"]])))
+        errors = style.reach(row["value"], row["low"], row["high"])
         look = {**line, "linestyle": "none", "markersize": size * mpl.rcParams["lines.markersize"]}
         axes.errorbar(np.full(len(row), at + side * step), row["value"], errors, elinewidth=0.9, capsize=1.2, **look)
 

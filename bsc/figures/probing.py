@@ -67,7 +67,7 @@ def _panel(axes: Axes, here: pd.DataFrame, spec: FigureSpec) -> None:
     for place_, (line, look) in enumerate(lines):
         line = line.sort_values("count")
         at = np.array([counts.index(int(count)) for count in line["count"]]) + (place_ - len(lines) / 2) * 0.06
-        errors = np.abs(np.stack([line["auroc"] - line["auroc_low"], line["auroc_high"] - line["auroc"]]))
+        errors = style.reach(line["auroc"], line["auroc_low"], line["auroc_high"])
         axes.errorbar(at, line["auroc"], errors, elinewidth=0.7, **look)
     axes.set_xticks(range(len(counts)), [str(count) for count in counts])
     axes.grid(visible=False, axis="x")

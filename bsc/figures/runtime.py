@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
@@ -61,7 +60,7 @@ def _panel(axes: Axes, here: pd.DataFrame, varied: str, spec: FigureSpec) -> Non
     sizes = sorted(int(size) for size in here[varied].unique())
     for name in _shown(here, spec):
         mine = here[here["binariser"] == name].sort_values(varied)
-        ends = np.stack([mine["milliseconds"] - mine["fastest"], mine["slowest"] - mine["milliseconds"]])
+        ends = style.reach(mine["milliseconds"], mine["fastest"], mine["slowest"])
         axes.errorbar(mine[varied], mine["milliseconds"], ends, elinewidth=0.9, **style.mark(name, spec.style).line)
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes)

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -155,6 +157,13 @@ def plain_log(axis: Axis) -> None:
 def handle(binariser: str, label: str, style: Mapping[str, Any]) -> Line2D:
     """A binariser's legend entry."""
     return Line2D([], [], label=label, **mark(binariser, style).line)
+
+
+def reach(value: Any, low: Any, high: Any) -> Float[np.ndarray, "2 n"]:
+    """How far error bars go down and up from one value or n: not at all where an end is unknown, or lies on the other side."""
+    down, up = np.subtract(value, low, dtype=float), np.subtract(high, value, dtype=float)
+    both: Float[np.ndarray, "2 n"] = np.stack([np.atleast_1d(down), np.atleast_1d(up)])
+    return np.nan_to_num(np.maximum(both, 0))
 
 
 def save(figure: Figure, numbers: pd.DataFrame, output: Path) -> None:

@@ -147,7 +147,7 @@ def _increases(axes: Axes, here: pd.DataFrame, depths: list[str], spec: FigureSp
     for name in binarisers_of(spec):
         for hookpoint, line in here[here["binariser"] == name].groupby("hookpoint", sort=True):
             dashes = {"linestyle": _LINESTYLES[depths.index(str(hookpoint)) % len(_LINESTYLES)]}
-            ends = np.abs(np.stack([line["value"] - line["low"], line["high"] - line["value"]]))
+            ends = style.reach(line["value"], line["low"], line["high"])
             axes.errorbar(line["k"], line["value"], ends, elinewidth=0.9, **{**style.mark(name, spec.style).line, **dashes})
     axes.set_xscale("log", base=2)
     axes.set_xticks(ks, [str(k) for k in ks])

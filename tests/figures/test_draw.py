@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from jinja2 import Environment, StrictUndefined
 from made_up_results import STYLE, figure_spec, grid, write_choice, write_text_panels
@@ -169,3 +170,10 @@ def test_every_figure_has_a_caption_that_renders(name: str) -> None:
     text = template.render(snakemake={"params": {"results": "results"}})
     assert "{{" not in text
     assert text.startswith("**")
+
+
+def test_error_bars_never_point_away_from_their_ends() -> None:
+    """A bootstrap interval need not hold its point; an end that is unknown has no bar."""
+    found = style.reach([1.0, 1.0, 1.0, np.nan], [0.5, 1.2, np.nan, np.nan], [1.5, 1.4, 2.0, np.nan])
+    assert found == pytest.approx(np.array([[0.5, 0, 0, 0], [0.5, 0.4, 1.0, 0]]))
+    assert style.reach(1.0, 0.25, 3.0).tolist() == [[0.75], [2.0]]
