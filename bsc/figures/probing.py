@@ -1,21 +1,29 @@
 """Sparse probing: how well a few latents, or a few dimensions, tell a document's label (the figure 21, *ours*)."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from bsc import paths
+from bsc.coders.binarisers.registry import REGISTRY
+from bsc.evaluation.bootstrap import Counts, Interval, bootstrap
 from bsc.figures import style
 from bsc.figures.panels import cell_rows, cell_title, cells
+from bsc.figures.questions import continuous_counterpart
+from bsc.figures.registry import cell
 from bsc.figures.results import binarisers_of, span
 from bsc.io import read_json, read_parquet
+from bsc.paths import CoderId
+from bsc.probing.fit import auroc
 from bsc.stages import FigureSpec, coders_of
 
 MEAN = "mean over labels"
+_PROBE = ["source", "pooling", "count", "label"]
 _RAW: dict[str, Any] = {"color": style.GREY, "marker": ".", "linestyle": ":"}
 _POOLINGS = ("max", "mean")
 
@@ -44,13 +52,59 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
 
 
 def probes(spec: FigureSpec, results: Path) -> pd.DataFrame:
-    """One row a probe of each coder: its keys, `probes.parquet` without the features that were read, and `metrics.json`."""
-    tables = []
-    for coder in coders_of(spec.coders):
+    """One row a probe of each coder: its keys, `probes.parquet` without the features that were read, and `metrics.json`.
+
+    Of latents of a coder that is not continuous, where its cell has one that is: `against`, which, and `auroc_less_against`
+    with its ends, the difference of the two probes, paired by test document.
+    """
+    coders, tables = coders_of(spec.coders), []
+    for coder in coders:
         folder = results / coder.at(paths.PROBES)
         table = read_parquet(folder / "probes.parquet").drop(columns="features")
+        table = table.merge(_differences(coder, coders, spec, results), on=_PROBE, how="left")
         tables.append(table.assign(**vars(coder), **read_json(folder / "metrics.json")))
     return pd.concat(tables, ignore_index=True)
+
+
+def _differences(coder: CoderId, coders: list[CoderId], spec: FigureSpec, results: Path) -> pd.DataFrame:
+    alike = {other.binariser: other for other in coders if cell(other) == cell(coder)}
+    name = None if REGISTRY[coder.binariser].continuous else continuous_counterpart(coder.binariser, set(alike))
+    rows = []
+    if name is not None:
+        mine, theirs = (read_parquet(results / one.at(paths.PROBES) / "scores.parquet") for one in (coder, alike[name]))
+        for (pooling, count), here in mine.groupby(["pooling", "count"], sort=False):
+            there = theirs[(theirs["pooling"] == pooling) & (theirs["count"] == count)]
+            labels = here["label"].unique().tolist()
+            for label, of in (*((one, [one]) for one in labels), (MEAN, labels)):
+                found = _difference(here[here["label"].isin(of)], there[there["label"].isin(of)], spec)
+                ends = {f"auroc_less_against{end}": value for end, value in zip(("", "_low", "_high"), found, strict=True)}
+                rows.append({"source": "latents", "pooling": pooling, "count": count, "label": label, "against": name, **ends})
+    return pd.DataFrame(rows, columns=[*_PROBE, "against", *(f"auroc_less_against{end}" for end in ("", "_low", "_high"))])
+
+
+class _Tested(NamedTuple):
+    """A coder's probes, a column a label, a row a test document."""
+
+    scores: pd.DataFrame
+    positive: pd.DataFrame
+
+    def auroc(self, counts: Counts) -> Float[np.ndarray, " r"]:
+        """The mean over labels."""
+        pairs = ((self.scores[label].to_numpy(), self.positive[label].to_numpy()) for label in self.scores)
+        return np.asarray(np.mean([auroc(scores, positive, counts) for scores, positive in pairs], axis=0))
+
+
+def _tested(table: pd.DataFrame) -> _Tested:
+    return _Tested(*(table.pivot(index="document", columns="label", values=name) for name in ("score", "positive")))
+
+
+def _difference(mine: pd.DataFrame, theirs: pd.DataFrame, spec: FigureSpec) -> Interval:
+    """Of two coders' mean AUROC over labels. Raises ValueError when they were not tested on the same documents."""
+    one, other = _tested(mine), _tested(theirs)
+    if not one.positive.equals(other.positive):
+        raise ValueError("the probes were tested on different documents")
+    units, options = len(one.scores), {"resamples": spec.resamples, "seed": spec.seed}
+    return bootstrap(lambda counts: one.auroc(counts) - other.auroc(counts), units, **options)
 
 
 def _panel(axes: Axes, here: pd.DataFrame, spec: FigureSpec) -> None:
@@ -81,5 +135,5 @@ def _note(points: pd.DataFrame) -> str:
         f"label and the others on training documents; {told}. "
         f"n\u00a0=\u00a0{span(points['test_documents'])} test documents of {span(points['documents'])}, bootstrap 95% "
         "intervals over test documents. Grey: the same on the activations that the encoder reads, dotted on their n best "
-        "dimensions, solid on all of them."
+        "dimensions, solid on all of them. Differences, paired by document: fig21.csv."
     )

@@ -164,7 +164,7 @@ def _asked(there: set[str], held: set[str]) -> Iterator[tuple[Question, str, str
     """The questions that a cell with these binarisers answers."""
     for name in in_order(there):
         kind = kind_of(name)
-        if kind in BINARY and (continuous := counterpart(name, there, _continuous(name))):
+        if kind in BINARY and (continuous := continuous_counterpart(name, there)):
             yield FINDINGS, name, continuous
             if name in held:
                 yield PREVENTED_CONTINUOUS, name, continuous
@@ -179,6 +179,11 @@ def _asked(there: set[str], held: set[str]) -> Iterator[tuple[Question, str, str
 def _continuous(binariser: str) -> tuple[str, ...]:
     """`groupmax` first for what is grouped, and `topk` first for another."""
     return CONTINUOUS[::-1] if REGISTRY[binariser].grouped else CONTINUOUS
+
+
+def continuous_counterpart(binariser: str, there: set[str]) -> str | None:
+    """The continuous binariser, of those that a cell has, that one which is not is compared with."""
+    return counterpart(binariser, there, _continuous(binariser))
 
 
 def counterpart(binariser: str, there: set[str], order: Sequence[str]) -> str | None:

@@ -161,9 +161,8 @@ def handle(binariser: str, label: str, style: Mapping[str, Any]) -> Line2D:
 
 def reach(value: Any, low: Any, high: Any) -> Float[np.ndarray, "2 n"]:
     """How far error bars go down and up from one value or n: not at all where an end is unknown, or lies on the other side."""
-    down, up = np.subtract(value, low, dtype=float), np.subtract(high, value, dtype=float)
-    both = np.stack([np.atleast_1d(down), np.atleast_1d(up)])
-    found: Float[np.ndarray, "2 n"] = np.nan_to_num(np.maximum(both, 0))
+    at, down, up = (np.atleast_1d(np.asarray(numbers, dtype=float)) for numbers in (value, low, high))
+    found: Float[np.ndarray, "2 n"] = np.nan_to_num(np.maximum(np.stack([at - down, up - at]), 0))
     return found
 
 

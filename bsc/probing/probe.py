@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bsc.coders.coder import SparseCoder
@@ -21,7 +21,7 @@ from bsc.probing.fit import Features, Probe, auroc, balanced_accuracy, fit, spli
 from bsc.progress import Progress, job_label
 from bsc.stages import ProbeSpec
 
-PROBES, METRICS = "probes.parquet", "metrics.json"
+PROBES, SCORES, METRICS = "probes.parquet", "scores.parquet", "metrics.json"
 POOLINGS = ("max", "mean")
 MEAN = "mean over labels"
 Measure = Callable[[Float[np.ndarray, " test"], Bool[np.ndarray, " test"], Counts], Float[np.ndarray, " r"]]
@@ -42,13 +42,15 @@ _Held = dict[str, Bool[np.ndarray, " documents"]]
 
 
 def probe(spec: ProbeSpec, labelled: Path, coder: Path, output: Path) -> None:
-    """Write `probes.parquet` and `metrics.json`.
+    """Write `probes.parquet`, `scores.parquet` and `metrics.json`.
 
     probes: a row for each source (latents, raw), pooling (max, mean), count (n best; 0 stands for all, of raw only) and label
     (and the mean over labels): auroc and balanced_accuracy with `_low` and `_high`, bootstrap 95% intervals over the test
     documents, and `features`, which were read. Each label is told from all others; of two, the second from the first.
     `auroc_less_raw` and `auroc_less_all`, with ends and of balanced_accuracy too: of latents, what a probe of them has more
     than one of as many raw dimensions, and than one of all, in the same resamples of documents; null of raw.
+    scores: a row for each probe of latents (pooling, count, label) and test document (`document`): its `score`, over 0 for the
+    label, and whether it is `positive`; with them coders are compared document by document.
     Raises UserError when the coder's width is not the activations'.
     """
     texts = read_labelled(labelled, spec.hookpoint)
@@ -66,9 +68,12 @@ def probe(spec: ProbeSpec, labelled: Path, coder: Path, output: Path) -> None:
             fitted[task] = {name: fit(features, positive, train, task.best) for name, positive in truths.items()}
             progress.advance(1)
     write_parquet(output / PROBES, pd.DataFrame(row for task in tasks for row in _rows(task, fitted, held, spec)))
+    tested = texts.documents["document"].to_numpy()[~train]
+    of_latents = (task for task in tasks if task.source == "latents")
+    write_parquet(output / SCORES, pd.concat(_scores(task, fitted[task], held, tested) for task in of_latents))
     counts = {"documents": len(train), "test_documents": int((~train).sum()), "labels": int(texts.documents["label"].nunique())}
     write_json(output / METRICS, counts)
-    write_manifest(output, [PROBES, METRICS], counts)
+    write_manifest(output, [PROBES, SCORES, METRICS], counts)
 
 
 def _matching(folder: Path, texts: Labelled) -> SparseCoder:
@@ -115,6 +120,15 @@ def _rows(task: _Task, fitted: dict[_Task, _Probes], held: _Held, spec: ProbeSpe
             for name, theirs in raw.items():
                 row |= _measured(mine, names, held, spec, less=theirs, suffix=f"_less_{name}")
         yield row
+
+
+def _scores(task: _Task, probes: _Probes, held: _Held, documents: Int[np.ndarray, " test"]) -> pd.DataFrame:
+    facts = {"pooling": task.pooling, "count": task.best or 0}
+    tables = [
+        pd.DataFrame({**facts, "label": label, "document": documents, "positive": held[label], "score": made.scores})
+        for label, made in probes.items()
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def _measured(

@@ -300,8 +300,27 @@ def probes_of(coder: CoderId) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def probe_scores_of(coder: CoderId) -> pd.DataFrame:
+    """Scores of 27 test documents: noise of the document's and some of the coder's; more latents tell the label better."""
+    rank = list(REGISTRY).index(kind_of(coder.binariser))
+    shared, own = np.random.default_rng(7).normal(size=27), np.random.default_rng([8, rank, coder.k]).normal(size=27)
+    positive = np.arange(27) % 3 == 0
+    tables = [
+        pd.DataFrame(
+            {
+                **{"pooling": pooling, "count": count, "label": "code", "document": np.arange(0, 81, 3), "positive": positive},
+                "score": shared + 0.3 * own + 0.3 * count * positive,
+            }
+        )
+        for pooling in ("max", "mean")
+        for count in (1, 2, 5)
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
 def write_probes(folder: Path, coder: CoderId) -> None:
     """What the figure reads of `bsc probe`."""
+    write_parquet(folder / "scores.parquet", probe_scores_of(coder))
     write_parquet(folder / "probes.parquet", probes_of(coder))
     write_json(folder / "metrics.json", {"documents": 90, "test_documents": 27, "labels": 2})
 

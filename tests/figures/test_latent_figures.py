@@ -3,7 +3,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_up_results import bins_of, counts_of, figure_spec, grid, latent_scores_of, metrics_of, probes_of, summary_of
+from made_up_results import (
+    bins_of,
+    counts_of,
+    figure_spec,
+    grid,
+    latent_scores_of,
+    metrics_of,
+    probe_scores_of,
+    probes_of,
+    summary_of,
+)
+from sklearn.metrics import roc_auc_score
 
 from bsc.errors import UserError
 from bsc.figures.distributions import COUNTED, F1_BINS
@@ -194,6 +205,35 @@ def test_probing_shows_latents_beside_the_same_activations(written, tmp_path: Pa
         for column in ("auroc", "auroc_less_raw", "auroc_less_raw_high"):
             assert mine[column].tolist() == pytest.approx(probes_of(coder)[column].tolist(), rel=1e-7, nan_ok=True)
     assert (table["test_documents"] == 27).all()
+
+
+def test_probes_of_coders_are_compared_document_by_document(written, tmp_path: Path) -> None:
+    coders = grid(seeds=(1,), ks=(32,))
+    results = written(coders)
+    copied = next(coder for coder in coders if coder.binariser == "gumbel")  # of topk, as groupmax is not there
+    topk = next(coder for coder in coders if coder.binariser == "topk")
+    probe_scores_of(topk).to_parquet(results / copied.at(PROBES) / "scores.parquet")
+    table = drawn("fig21", coders, results, tmp_path)
+    latents, columns = table[table["source"] == "latents"], [f"auroc_less_against{end}" for end in ("", "_low", "_high")]
+    assert table.loc[(table["source"] == "raw") | (table["binariser"] == "topk"), ["against", *columns]].isna().all(axis=None)
+    assert set(latents.loc[latents["binariser"] != "topk", "against"]) == {"topk"}
+    assert (latents.loc[latents["binariser"] == "gumbel", columns] == 0).all(axis=None), "the same probe, whatever is drawn"
+    mine = next(coder for coder in coders if coder.binariser == "binary-topk")
+    found = latents[latents["binariser"] == "binary-topk"].set_index(["pooling", "count", "label"])
+    for (pooling, count), one in probe_scores_of(mine).groupby(["pooling", "count"]):
+        other = probe_scores_of(topk).query("pooling == @pooling and count == @count")
+        expected = roc_auc_score(one["positive"], one["score"]) - roc_auc_score(other["positive"], other["score"])
+        for label in ("code", "mean over labels"):
+            value, low, high = found.loc[(pooling, count, label), columns]
+            assert value == pytest.approx(expected, abs=1e-7)
+            assert low <= value <= high
+            assert high - low < 0.25, "apart, either has an interval of 0.4"
+
+    other = probe_scores_of(mine)
+    other["document"] += 1
+    other.to_parquet(results / mine.at(PROBES) / "scores.parquet")
+    with pytest.raises(ValueError, match="different documents"):
+        draw(figure_spec("fig21", coders), results, tmp_path / "none")
 
 
 @pytest.mark.parametrize("labels", [2, 5])

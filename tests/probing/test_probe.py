@@ -128,6 +128,20 @@ def test_probes_are_those_of_the_formula(labelled, tmp_path, architecture, side)
     assert table[(table["source"] == "raw") & (table["count"] == 0)]["auroc"].min() > 0.9
 
 
+def test_scores_are_those_that_the_auroc_is_of(labelled, tmp_path):
+    probe(probe_spec(), labelled, coder_at(tmp_path / "coder"), tmp_path / "probes")
+    table, scores = (pd.read_parquet(tmp_path / "probes" / name) for name in ("probes.parquet", "scores.parquet"))
+    found = table[table["source"] == "latents"].set_index(["pooling", "count", "label"])["auroc"]
+    documents = read_labelled(labelled, HOOKPOINTS[1]).documents
+    held = documents[~split(documents["label"].tolist(), 0.3, 0)].set_index("document")["label"]
+    groups = scores.groupby(["pooling", "count", "label"])
+    assert len(groups) == 2 * 3 * 3
+    for key, one in groups:
+        assert one["document"].tolist() == held.index.tolist()
+        assert (one["positive"].to_numpy() == (held == key[2]).to_numpy()).all()
+        assert found[key] == pytest.approx(roc_auc_score(one["positive"], one["score"]), abs=1e-12)
+
+
 def test_latents_less_the_activations_are_paired_over_documents(labelled, tmp_path):
     probe(probe_spec(), labelled, copying_coder_at(tmp_path), tmp_path / "probes")
     table = pd.read_parquet(tmp_path / "probes" / "probes.parquet")
@@ -162,7 +176,7 @@ def test_two_runs_give_equal_bytes_and_another_width_is_refused(labelled, tmp_pa
     folder = coder_at(tmp_path / "coder", binariser="topk")
     for run in ("first", "second"):
         probe(probe_spec(counts=[1]), labelled, folder, tmp_path / run)
-    for name in ("probes.parquet", "metrics.json", "manifest.json"):
+    for name in ("probes.parquet", "scores.parquet", "metrics.json", "manifest.json"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
     with pytest.raises(UserError, match="the coder has width 16 and the activations 32"):
         probe(probe_spec(), labelled, coder_at(tmp_path / "other", width=16), tmp_path / "none")

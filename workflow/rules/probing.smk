@@ -27,7 +27,7 @@ rule probe:
         labelled=at(paths.LABELLED, file="manifest.json"),
         coder=at(paths.CODERS, file="manifest.json"),
     output:
-        [at(paths.PROBES, file=file) for file in ("manifest.json", "probes.parquet", "metrics.json")],
+        [at(paths.PROBES, file=file) for file in ("manifest.json", "probes.parquet", "scores.parquet", "metrics.json")],
     log:
         log_of(paths.PROBES),
     benchmark:
