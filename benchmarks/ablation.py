@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from bench_specs import coder_spec
-from machine import facts, medians, record
+from machine import medians, record, show
 
 from bsc.coders.coder import SparseCoder
 from bsc.coders.load import load_coder, save_coder
@@ -66,7 +66,7 @@ def main() -> None:
 
     for number in arguments.layers:
         measured = at(f"layers.{number}.mlp", arguments)
-        print(facts(), measured, sep="\n")
+        show(f"layers.{number}.mlp", measured)
         record("ablation", f"layers.{number}.mlp", measured)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from bench_specs import coder_spec
-from machine import facts, medians, record
+from machine import medians, record, show
 
 from bsc.coders import kernels
 from bsc.coders.binarisers.registry import REGISTRY
@@ -161,12 +161,11 @@ def main() -> None:
     if not shape.memory:
         keep_freed_memory()  # as `bsc train` does; it helps the others as well
     measured = peaks(shape) if shape.memory else timings(shape)
-    print(f"{name}  {facts()}")
-    for case, value in measured.items():
-        print(f"{value:10.1f}  {case}")
+    chosen = [*([] if shape.only == list(VARIANTS) else shape.only), *([] if shape.dtypes == DTYPES else shape.dtypes)]
+    part = ", ".join([name, "memory in MB" if shape.memory else "milliseconds", *chosen])
+    show(part, measured)
     if not shape.no_record:
-        chosen = [*([] if shape.only == list(VARIANTS) else shape.only), *([] if shape.dtypes == DTYPES else shape.dtypes)]
-        record("coders", ", ".join([name, "memory in MB" if shape.memory else "milliseconds", *chosen]), {"median": measured})
+        record("coders", part, {"median": measured})
 
 
 def timings(shape: argparse.Namespace) -> dict[str, float]:

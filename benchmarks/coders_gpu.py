@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import torch
 from coders import VARIANTS, batch, eai_sparsify, parts, step
-from machine import facts, medians, record
+from machine import medians, record, show
 
 SHAPES = (
     argparse.Namespace(width=576, latents=36_864, k=32, tokens=16_384),
@@ -75,9 +75,7 @@ def main() -> None:
     for shape in SHAPES:
         name = f"d={shape.width} M={shape.latents} k={shape.k} N={shape.tokens}, milliseconds"
         measured = timings(shape, arguments.only, arguments.rounds)
-        print(f"{name}  {facts()}")
-        for case, value in measured.items():
-            print(f"{value:10.3f}  {case}")
+        show(name, measured)
         record("coders_gpu", name, {"median": measured})
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
 
-from machine import facts, medians, record
+from machine import medians, record, show
 
 from bsc.activations.recipe import write_recipe
 from bsc.activations.stream import Forward
@@ -72,8 +72,9 @@ def main() -> None:
         "milliseconds_a_thousand_tokens": {case: round(1e3 * spent / tokens, 1) for case, spent in taken.items()},
         "cohort_over_its_parts": round(taken["cohort"] / parts, 3),
     }
-    print(facts(), measured, sep="\n")
-    record("cohort", f"{len(specs)} coders, M={specs[0].latents} N={specs[0].batch_tokens}", measured)
+    name = f"{len(specs)} coders, M={specs[0].latents} N={specs[0].batch_tokens}"
+    show(name, measured)
+    record("cohort", name, measured)
 
 
 def _members(plan: Plan, model: str, hookpoint: str, steps: int) -> list[CoderSpec]:

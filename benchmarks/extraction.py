@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from machine import facts, medians, record
+from machine import medians, record, show
 
 from bsc.activations.extract import extract
 from bsc.corpus.store import read_tokens
@@ -64,7 +64,7 @@ def main() -> None:
         "tokens_per_second": {**rates, "extraction without its start": steady},
         "ratio": round(steady / rates["plain float32 forward"], 2),
     }
-    print(facts(), measured, sep="\n")
+    show(f"layers {arguments.layers}", measured)
     record("extraction", f"layers {arguments.layers}", measured)
 
 

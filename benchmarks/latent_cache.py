@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import facts, record
+from machine import record, show
 from numpy.typing import NDArray
 
 from bsc.autointerp.firings import FILE, FiringSorter, LatentCache
@@ -42,13 +42,13 @@ def main() -> None:
     if shape.one:
         print(json.dumps(measure(shape.tokens[0], shape.latents, shape.k)))
         return
-    print(facts())
     for tokens in shape.tokens:
         command = [sys.executable, __file__, "--one", f"--tokens={tokens}", f"--latents={shape.latents}", f"--k={shape.k}"]
         measured = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-        print(tokens, json.dumps(measured), flush=True)
+        name = f"{tokens} tokens, {shape.latents} latents, k = {shape.k}"
+        show(name, measured)
         if not shape.no_record:
-            record("latent_cache", f"{tokens} tokens, {shape.latents} latents, k = {shape.k}", measured)
+            record("latent_cache", name, measured)
 
 
 def measure(tokens: int, latents: int, k: int) -> dict[str, Any]:

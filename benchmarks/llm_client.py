@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from machine import facts, record
+from machine import record, show
 
 from bsc.autointerp.llm.messages import Failure, Request, Sampling
 from bsc.autointerp.llm.reach import reached
@@ -43,9 +43,10 @@ def main() -> None:
         asyncio.run(serve(shape.delay))
         return
     measured = measure(shape)
-    print(facts(), json.dumps(measured, indent=1))
+    name = f"{shape.prompts} prompts, {shape.concurrency} at a time, {shape.delay:g} s"
+    show(name, measured)
     if not shape.no_record:
-        record("llm_client", f"{shape.prompts} prompts, {shape.concurrency} at a time, {shape.delay:g} s", measured)
+        record("llm_client", name, measured)
 
 
 async def serve(delay: float) -> None:

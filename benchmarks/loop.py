@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from machine import facts, medians, record
+from machine import medians, record, show
 
 from bsc.activations.store import ActivationStore
 from bsc.config import load
@@ -65,9 +65,10 @@ def main() -> None:
         "tokens_per_second": {case: round(1e3 * tokens / milliseconds) for case, milliseconds in taken.items()},
         "loop_over_bare": round(taken["bare step"] / taken["loop"], 3),
     }
-    print(facts(), measured, sep="\n")
+    name = f"M={spec.latents} k={spec.k} N={spec.batch_tokens}"
+    show(name, measured)
     if not arguments.no_record:
-        record("loop", f"M={spec.latents} k={spec.k} N={spec.batch_tokens}", measured)
+        record("loop", name, measured)
 
 
 if __name__ == "__main__":

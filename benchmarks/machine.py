@@ -5,7 +5,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,33 @@ def medians(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
             if turn:
                 times[name].append(1e3 * (time.perf_counter() - begun))
     return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def show(title: str, measured: Mapping[str, Any]) -> None:
+    """Print where and with what a benchmark ran, and a table of what it measured: a row a number, nested names before it."""
+    rows = list(_rows(measured))
+    wide = max(len(name) for name, _ in rows)
+    print(title, "; ".join(f"{name}: {value}" for name, value in facts().items()), sep="\n")
+    print(f"{'measured':<{wide}}  {'value':>16}", f"{'-' * wide}  {'-' * 16}", sep="\n")
+    for name, value in rows:
+        print(f"{name:<{wide}}  {value:>16}", flush=True)
+
+
+def _rows(measured: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in measured.items():
+        named = before + (name.replace("_", " ") if name.isidentifier() else name)
+        if isinstance(value, Mapping):
+            yield from _rows(value, f"{named}: ")
+        elif isinstance(value, list):
+            yield named, ", ".join(map(_said, value))
+        else:
+            yield named, _said(value)
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.5g}" if abs(value) < 1e6 else f"{value:.3e}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def record(name: str, part: str, measured: Mapping[str, Any]) -> None:

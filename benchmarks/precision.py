@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from learning_rates import run
-from machine import facts, record
+from machine import record, show
 
 from bsc.config import load
 from bsc.paths import INDEX, CoderId
@@ -59,7 +59,7 @@ def main() -> None:
         }
         for binariser in arguments.binarisers
     }
-    print(facts(), measured, sep="\n")
+    show(f"k={k}, {arguments.seeds} seeds", measured)
     record("precision", f"k={k}, {arguments.seeds} seeds", measured)
 
 

@@ -12,7 +12,7 @@ import argparse
 import os
 
 import torch
-from machine import facts, medians, record
+from machine import medians, record, show
 from transformers import LlamaConfig, LlamaModel
 
 from bsc.config import Model
@@ -63,7 +63,7 @@ def main() -> None:
         "jobs": (os.cpu_count() or 1) if kind == "cpu" else JOBS_ON_GPUS,
         "gpu_bytes": torch.cuda.get_device_properties(where).total_memory if kind == "cuda" else 0,
     }
-    print(facts(), measured, sep="\n")
+    show(arguments.name, measured)
     record("rates", arguments.name, measured)
 
 

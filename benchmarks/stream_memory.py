@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from bench_specs import coder_spec
-from machine import facts, record
+from machine import record, show
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bsc.activations.recipe import write_recipe
@@ -45,13 +45,13 @@ def main() -> None:
     if asked.one:
         print(json.dumps(measure(asked.tokens[0], asked.buffer_gb)))
         return
-    print(facts())
     for tokens in asked.tokens:
         command = [sys.executable, __file__, "--one", f"--tokens={tokens}", f"--buffer-gb={asked.buffer_gb}"]
         measured = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-        print(tokens, json.dumps(measured), flush=True)
+        name = f"{tokens} tokens, buffer of {asked.buffer_gb} GB"
+        show(name, measured)
         if not asked.no_record:
-            record("stream_memory", f"{tokens} tokens, buffer of {asked.buffer_gb} GB", measured)
+            record("stream_memory", name, measured)
 
 
 def measure(tokens: int, buffer_gb: float) -> dict[str, Any]:
