@@ -29,6 +29,7 @@ from pydantic import (
 from bsc.coders.binarisers import registry
 from bsc.coders.binarisers.registry import REGISTRY, Entry, is_binariser, kind_of
 from bsc.errors import UserError
+from bsc.figures.registry import FIGURES
 from bsc.io import matching
 from bsc.paths import ARCHITECTURES, NAME, NGRAM, RESERVED, CoderId, layer
 from bsc.shares import Parallel
@@ -822,19 +823,22 @@ def _faults_of_runtime(config: Config) -> Iterator[Fault]:
     """Faults in what is timed, seen with the grid."""
     if config.runtime is None:
         return
-    there = {coder.binariser for coder in config.coder_ids} - set(config.finetunes)
-    for key in config.runtime.binarisers or []:
+    trained = [coder for coder in config.coder_ids if coder.binariser not in config.finetunes]
+    timed = FIGURES["runtime"].select(trained)
+    there, asked = {coder.binariser for coder in timed}, config.runtime.binarisers
+    for key in asked or []:
         if key not in there:
+            first = timed[0]
             yield (
                 ("runtime", "binarisers"),
-                f"`{key}` is not trained in the grid{_nearest(key, there)}: add it to `coders`, or leave it out",
+                f"`{key}` is not trained as {first.architecture} at k = {first.k}, where steps are timed"
+                f"{_nearest(key, there)}: add it to `coders`, or leave it out",
             )
-    for name in config.models:
-        for expansion in config.runtime.expansions or [config.training.expansion]:
-            latents = expansion * config.models[name].width
-            for k in config.runtime.k or []:
-                if k > latents:
-                    yield ("runtime", "k"), f"k = {k} is more than the {latents} latents of `{name}` (expansion x width)"
+    for name in sorted({coder.model for coder in timed}):
+        latents = config.latents(name)
+        for k in config.runtime.k or []:
+            if k > latents:
+                yield ("runtime", "k"), f"k = {k} is more than the {latents} latents of `{name}` (expansion x width)"
 
 
 def _faults_of_settings(config: Config) -> Iterator[Fault]:

@@ -686,12 +686,9 @@ class Plan:
             for first in range(0, len(coders), size)
         }
 
-    def cohort_key(self, coder: CoderId) -> tuple[str, str, int, int]:
-        """The key in `cohorts` of the one that a coder is trained in. Raises KeyError for a coder that none trains."""
-        return self._cohort_keys[coder]
-
     @functools.cached_property
-    def _cohort_keys(self) -> dict[CoderId, tuple[str, str, int, int]]:
+    def cohort_keys(self) -> dict[CoderId, tuple[str, str, int, int]]:
+        """The key in `cohorts` of the one that each coder of the grid is trained in."""
         return {coder: key for key, coders in self.cohorts.items() for coder in coders}
 
     def cohort(self, *key: object) -> Stage:
@@ -833,7 +830,7 @@ class Plan:
         if FIGURES[name].compares and len(self.explainers) == 1:
             return []
         if FIGURES[name].trained:
-            return FIGURES[name].select([coder for coder in self.trained_coders if self._is_shown(name, coder.binariser)])
+            return [coder for coder in FIGURES[name].select(self.trained_coders) if self._is_shown(name, coder.binariser)]
         return FIGURES[name].select(self.sweeps if "choice" in FIGURES[name].needs else self.config.coder_ids)
 
     def _is_shown(self, name: str, binariser: str) -> bool:

@@ -3,7 +3,8 @@
 Until `finish`, everything lies in `.partial/` in the tokens folder: a safetensors file a split, at its full size from the start
 (the shapes are known before the text is read), and `progress.json` with what is known to be on the disk. A context stands
 at an offset that its number alone decides, so writing it again puts the same bytes in the same place. A run that asks for
-more or fewer contexts of the last split goes on too: how many these are to be changes nothing in those that are there.
+more or fewer contexts of the last split goes on too: how many these are to be changes nothing in those that are there. Only
+where that split was full already and is to be longer, it begins anew, as what came behind was let go.
 """
 
 import json
@@ -13,7 +14,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Int32
@@ -105,8 +106,10 @@ class TokenWriter:
         if saved is None:
             shutil.rmtree(self.partial, ignore_errors=True)
             self.partial.mkdir(parents=True)
-        elif _shape(self._path(last)) != sizes[last]:
-            written[last] = _resize(self._path(last), written[last], *sizes[last])
+        else:
+            written[last] = min(written[last], sizes[last][0])
+            if _shape(self._path(last)) != sizes[last]:
+                _resize(self._path(last), written[last], *sizes[last])
         self.splits = {split: ContextWriter(self._path(split), *size, written[split]) for split, size in sizes.items()}
         self._saved_at = time.monotonic()
 
@@ -144,8 +147,12 @@ class TokenWriter:
             progress: dict[str, Any] = read_json(self._progress)
         except UserError:
             return None
-        whole = all(_shape(self._path(split)) for split in sizes)
-        return progress if whole and progress["identity"] == self._identity else None
+        shapes = {split: _shape(self._path(split)) for split in sizes}
+        if not all(shapes.values()) or progress["identity"] != self._identity:
+            return None
+        last = list(sizes)[-1]
+        there = cast("tuple[int, int]", shapes[last])[0]
+        return None if progress["written"][last] >= there < sizes[last][0] else progress
 
     def _path(self, split: str) -> Path:
         return self.partial / f"{split}.safetensors"
@@ -156,27 +163,26 @@ def _shape(path: Path) -> tuple[int, int] | None:
     try:
         with path.open("rb") as file:
             fields = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    except (OSError, ValueError):
+        contexts, length = fields["tokens"]["shape"]
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
         return None
-    contexts, length = fields["tokens"]["shape"]
     whole = path.stat().st_size == len(_header(contexts, length)) + 2 * contexts * length * _BYTES
     return (contexts, length) if whole else None
 
 
-def _resize(path: Path, written: int, contexts: int, length: int) -> int:
-    """Make room for another number of contexts; those that were written and still fit are kept, and counted."""
+def _resize(path: Path, kept: int, contexts: int, length: int) -> None:
+    """Make room for another number of contexts, and keep the first so many; it takes the room of both until it is done."""
     shape = _shape(path)
     assert shape is not None
     old = np.memmap(path, np.dtype("<i4"), "r", offset=len(_header(*shape)), shape=(2, *shape))
     new = path.with_suffix(".resized")
     writer = ContextWriter(new, contexts, length)
-    kept, step = min(written, contexts), max(_COPIED // length, 1)
+    step = max(_COPIED // length, 1)
     for first in range(0, kept, step):
         writer.append(*old[:, first : min(first + step, kept)])
     writer.flush()
     writer.close()
     new.replace(path)
-    return kept
 
 
 def _header(contexts: int, length: int) -> bytes:

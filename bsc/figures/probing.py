@@ -79,7 +79,8 @@ def _differences(coder: CoderId, coders: list[CoderId], spec: FigureSpec, result
                 found = _difference(here[here["label"].isin(of)], there[there["label"].isin(of)], spec)
                 ends = {f"auroc_less_against{end}": value for end, value in zip(("", "_low", "_high"), found, strict=True)}
                 rows.append({"source": "latents", "pooling": pooling, "count": count, "label": label, "against": name, **ends})
-    return pd.DataFrame(rows, columns=[*_PROBE, "against", *(f"auroc_less_against{end}" for end in ("", "_low", "_high"))])
+    numbers = [f"auroc_less_against{end}" for end in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=[*_PROBE, "against", *numbers]).astype(dict.fromkeys(numbers, float))
 
 
 class _Tested(NamedTuple):

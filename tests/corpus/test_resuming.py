@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -107,12 +108,18 @@ def test_rows_before_the_position_are_not_read(tmp_path: Path, monkeypatch: pyte
     assert groups == [[4, 5, 6, 7]], "row 30 is in the fifth group of 7"
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(kills=st.lists(st.tuples(st.integers(1, 25), st.sampled_from([11, 300, 700, 5_000])), max_size=4), bos=st.booleans())
+KILLS = st.one_of(st.integers(1, 25), st.sampled_from(["resized", "full"]))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(kills=st.lists(st.tuples(KILLS, st.sampled_from([11, 300, 700, 800, 5_000])), max_size=4), bos=st.booleans())
 def test_however_often_it_is_killed_the_bytes_are_those_of_one_run(
-    model: Path, make_spec: MakeSpec, tmp_path_factory: pytest.TempPathFactory, kills: list[tuple[int, int]], bos: bool
+    model: Path, make_spec: MakeSpec, tmp_path_factory: pytest.TempPathFactory, kills: list[tuple[int | str, int]], bos: bool
 ) -> None:
-    """Also when the killed runs ask for more or fewer tokens of the last split, or for more than there are."""
+    """Also when the killed runs ask for more or fewer tokens of the last split, or for more than there are.
+
+    A kill comes after so many batches, just after the last split's file is made longer or shorter, or when all is full.
+    """
     folder = tmp_path_factory.mktemp("killed")
     shards(folder)
     splits = {split: {"tokens": count, "context": 11} for split, count in zip(SPLIT_ORDER, (130, 250, 700), strict=True)}
@@ -121,13 +128,36 @@ def test_however_often_it_is_killed_the_bytes_are_those_of_one_run(
         patch.setattr(module, "_BATCH", 40)
         patch.setattr(writer, "FLUSH_SECONDS", 0.0)
         make_tokens(spec, model, folder / "whole")
-        for after, tokens in kills:
+        for at, tokens in kills:
             other = make_spec(files=spec.files, splits={**splits, SPLIT_ORDER[-1]: {"tokens": tokens, "context": 11}}, bos=bos)
-            killed_after(patch, after, lambda other=other: make_tokens(other, model, folder / "out"))
+            killed_at(patch, at, lambda other=other: make_tokens(other, model, folder / "out"))
             if not (folder / "out" / PARTIAL).exists():  # 11 tokens are soon made
                 shutil.rmtree(folder / "out")
         make_tokens(spec, model, folder / "out")
     assert made(folder / "out") == made(folder / "whole")
+
+
+def killed_at(patch: pytest.MonkeyPatch, at: int | str, run: Callable[[], None]) -> None:
+    """Run until so many batches are read, the last split's file has another size, or all splits are full; or to the end."""
+    if isinstance(at, int):
+        return killed_after(patch, at, run)
+
+    def resized(*given: object) -> None:
+        resize(*given)
+        raise Killed
+
+    def full(*_: object) -> None:
+        raise Killed
+
+    resize = writer._resize
+    with patch.context() as inner:
+        if at == "resized":
+            inner.setattr(writer, "_resize", resized)
+        else:
+            inner.setattr(writer.TokenWriter, "finish", full)
+        with suppress(Killed, UserError):
+            run()
+    return None
 
 
 def killed_after(patch: pytest.MonkeyPatch, batches: int, run: Callable[[], None]) -> None:

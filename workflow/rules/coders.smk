@@ -39,7 +39,7 @@ rule train:
 rule runtime:
     """Time training steps, by k, batch and number of latents."""
     output:
-        at(paths.RUNTIME, file="manifest.json"),
+        [at(paths.RUNTIME, file=file) for file in ("manifest.json", "steps.parquet")],
     log:
         log_of(paths.RUNTIME),
     benchmark:

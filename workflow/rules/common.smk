@@ -101,9 +101,10 @@ def trained_by(wildcards):
     if is_fresh(coder):
         workflow.dag_settings.rerun_triggers = frozenset(workflow.rerun_triggers) - {RerunTrigger.INPUT}
         return []
-    if not in_cohorts:
+    key = plan.cohort_keys.get(coder) if in_cohorts else None
+    if key is None:
         return []
-    model, hookpoint, seed, part = plan.cohort_key(coder)
+    model, hookpoint, seed, part = key
     return [at(paths.COHORT, model=model, hookpoint=hookpoint, seed=seed, part=part)]
 
 
