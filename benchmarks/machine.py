@@ -11,19 +11,15 @@ from typing import Any
 
 import torch
 
+from bsc.device import processor
+
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def facts() -> dict[str, Any]:
     """Machine class and versions."""
-    try:
-        names = [
-            line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-        ]
-    except OSError:
-        names = [platform.processor()]
     return {
-        "cpu": f"{os.cpu_count()} x {names[0] if names else platform.machine()}",
+        "cpu": f"{os.cpu_count()} x {processor()}",
         "bfloat16_products": bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),

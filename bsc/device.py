@@ -89,6 +89,11 @@ def machine() -> str:
 
     if torch.cuda.is_available():
         return str(torch.cuda.get_device_name(device()))
+    return processor()
+
+
+def processor() -> str:
+    """The processor's name, or its kind where the system does not tell."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

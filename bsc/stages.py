@@ -227,10 +227,16 @@ class TimedSpec(_Spec):
 
 
 class RuntimeSpec(_Spec):
-    """Coders of one width whose training steps are timed in turn, `rounds` times."""
+    """Coders of one width whose training steps are timed in turn, `rounds` times: so many `steps`, after one that is not."""
 
     cases: list[TimedSpec]
     rounds: int
+    steps: int
+
+    @property
+    def coders(self) -> dict[str, CoderSpec]:
+        """The cases' coders by their JSON, those that several have in common once."""
+        return {case.coder.json_text: case.coder for case in self.cases}
 
 
 class LatentsSpec(_Spec):
@@ -651,7 +657,7 @@ class Plan:
             for changed in self._timed(self._coder_spec(coder), varied, values[varied])
         ]
         modules = {REGISTRY[coder.binariser].module for coder in coders}
-        return _stage(RuntimeSpec(cases=cases, rounds=wanted.rounds), ("bsc.training.runtime", *sorted(modules)))
+        return _stage(RuntimeSpec(cases=cases, rounds=wanted.rounds, steps=2), ("bsc.training.runtime", *sorted(modules)))
 
     def _timed(self, spec: CoderSpec, varied: str, values: list[int]) -> Iterator[CoderSpec]:
         """A coder as it is in the grid and with other sizes, but for those that its binariser cannot have."""

@@ -28,8 +28,6 @@ PROGRAM = 600_000_000
 """Bytes of a job before it holds anything (measured: Python with torch and transformers)."""
 EMBEDDER, EMBEDDED = 10_600_000, 384
 """Weights in the layers of a MiniLM with six, and the width of its embeddings."""
-TIMED = 2
-"""Steps that are timed of a coder in each round (`bsc.training.runtime`)."""
 CHUNK_TOKENS = 256
 """Tokens whose logits are there at a time in finetuning (`bsc.finetuning.divergence`)."""
 KEPT_WIDTHS, HEAD_WIDTH = 13, 64
@@ -359,10 +357,10 @@ class Jobs:
         """Steps that are timed, and the first of each round; what cases have in common once."""
         for name in sorted({coder.model for coder in self.plan.figure_coders("runtime")}):
             spec = cast(RuntimeSpec, self.plan.runtime(name).spec)
-            coders = list({case.coder.json_text: case.coder for case in spec.cases}.values())
+            coders = spec.coders.values()
             seconds = sum(self.machine.seconds(*step(coder, gpu=self.machine.gpu)) for coder in coders)
             device = max(held_memory(coder) + step_memory(coder) for coder in coders)
-            yield self._job("runtime", spec.rounds * (1 + TIMED) * seconds, 0, device)
+            yield self._job("runtime", spec.rounds * (1 + spec.steps) * seconds, 0, device)
 
     def _applied(self, spec: CoderSpec, tokens: int) -> list[Phase]:
         return [*encode(spec, tokens, training=False), *decode(spec, tokens, gpu=self.machine.gpu)]

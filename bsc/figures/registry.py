@@ -85,18 +85,20 @@ def at_one_k(coders: Sequence[CoderId]) -> list[CoderId]:
 
 def timed(coders: Sequence[CoderId]) -> list[CoderId]:
     """Of the first architecture's coders at one k, the first hookpoint and seed of each model and binariser."""
-    firsts: dict[object, CoderId] = {}
-    for coder in at_one_k(transcoders(coders)):
-        firsts.setdefault((coder.model, coder.binariser), coder)
-    return list(firsts.values())
+    return _firsts(at_one_k(transcoders(coders)), lambda coder: (coder.model, coder.binariser))
 
 
 def first_at_one_k(coders: Sequence[CoderId]) -> list[CoderId]:
     """Of the coders at one k, the first seed of each kind."""
-    firsts: dict[object, CoderId] = {}
-    for coder in sorted(at_one_k(coders)):
-        firsts.setdefault((cell(coder), coder.binariser), coder)
-    return list(firsts.values())
+    return _firsts(sorted(at_one_k(coders)), lambda coder: (cell(coder), coder.binariser))
+
+
+def _firsts(coders: Sequence[CoderId], kind: Callable[[CoderId], object]) -> list[CoderId]:
+    """The first coder of each kind, in their order."""
+    found: dict[object, CoderId] = {}
+    for coder in coders:
+        found.setdefault(kind(coder), coder)
+    return list(found.values())
 
 
 def by_bits(coders: Sequence[CoderId]) -> list[CoderId]:

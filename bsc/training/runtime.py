@@ -14,8 +14,6 @@ from bsc.training.batches import Batch
 from bsc.training.trainer import Trainer
 
 STEPS = "steps.parquet"
-TIMED = 2
-"""Steps that are timed of a coder in each round, after one that is not."""
 
 
 def time_steps(spec: RuntimeSpec, output: Path) -> None:
@@ -26,15 +24,15 @@ def time_steps(spec: RuntimeSpec, output: Path) -> None:
     `milliseconds` is the median of `steps` over all rounds; `fastest` and `slowest` are their ends. The manifest has the
     machine, and the threads that the steps had. What two cases have in common is measured once.
     """
-    coders = list({case.coder.json_text: case.coder for case in spec.cases}.values())
-    most, place = max(coder.batch_tokens for coder in coders), device()
-    data = _data(most, coders[0].width, place)
-    times: dict[str, list[float]] = {coder.json_text: [] for coder in coders}
+    coders, place = spec.coders, device()
+    most = max(coders.values(), key=lambda coder: coder.batch_tokens)
+    data = _data(most.batch_tokens, most.width, place)
+    times: dict[str, list[float]] = {name: [] for name in coders}
     with Progress(job_label("runtime", output), spec.rounds * len(coders), "coders") as progress:
         for _ in range(spec.rounds):
-            for coder in coders:
+            for name, coder in coders.items():
                 batch = Batch(data.x[: coder.batch_tokens], data.y[: coder.batch_tokens])
-                times[coder.json_text] += _timed(coder, batch, place)
+                times[name] += _timed(coder, batch, place, spec.steps)
                 progress.advance(1)
     rows = []
     for case in spec.cases:
@@ -55,12 +53,12 @@ def _data(tokens: int, width: int, place: torch.device) -> Batch:
     return Batch(x.to(place), y.to(place))
 
 
-def _timed(spec: CoderSpec, batch: Batch, place: torch.device) -> list[float]:
-    """Seconds of a few steps."""
+def _timed(spec: CoderSpec, batch: Batch, place: torch.device, steps: int) -> list[float]:
+    """Seconds of each step but the first."""
     trainer = Trainer(spec, batch, place)
     trainer.advance(batch)
     found = []
-    for _ in range(TIMED):
+    for _ in range(steps):
         _wait(place)
         began = time.perf_counter()
         trainer.advance(batch)

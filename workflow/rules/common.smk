@@ -159,8 +159,8 @@ def cohort_megabytes(wildcards):
 
 def runtime_megabytes(wildcards):
     """What timing holds of the largest coder: itself, its gradients and two moments, three tensors of N x M, and the process."""
-    cases = [case.coder for case in plan.runtime(wildcards.model).spec.cases]
-    return 3_500 + max(4 * coder.latents * (8 * coder.width + 3 * coder.batch_tokens) for coder in cases) // 10**6
+    coders = plan.runtime(wildcards.model).spec.coders.values()
+    return 3_500 + max(4 * coder.latents * (8 * coder.width + 3 * coder.batch_tokens) for coder in coders) // 10**6
 
 
 def ranks(count, threads):
