@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bsc.device import processor
+from bsc.device import has_fast_bfloat16, processor
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -20,7 +20,7 @@ def facts() -> dict[str, Any]:
     """Machine class and versions."""
     return {
         "cpu": f"{os.cpu_count()} x {processor()}",
-        "bfloat16_products": bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()),
+        "bfloat16_products": has_fast_bfloat16(torch.device("cpu")),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

@@ -35,7 +35,7 @@ from bsc.stages import ExplainSpec, ScoreSpec
 
 pytestmark = pytest.mark.llm
 
-DTYPE = "bfloat16" if has_fast_bfloat16(torch.device("cpu")) else "float32"  # emulated, a product takes minutes
+DTYPE = "bfloat16" if has_fast_bfloat16(torch.device("cpu")) else "float32"  # elsewhere it is slow, or takes minutes
 COMMAND = f"{Path(sys.executable).parent / 'transformers'} serve --device cpu --dtype {DTYPE} --port {{port}} {{model}}"
 PROMPTS = 2 * 3
 """A latent: two scorers, fifteen windows, five to a prompt."""
