@@ -154,7 +154,7 @@ STAGES: dict[str, Stage] = {
     "references": Stage(
         "cross-entropy with hooked modules put to zero, and to their mean",
         "bsc.evaluation.references:references",
-        "EvaluationSpec",
+        "ReferencesSpec",
         (_MODEL, _TOKENS, _BASELINE),
     ),
     "evaluate": Stage(

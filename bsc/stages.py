@@ -168,7 +168,7 @@ class CohortSpec(_Spec):
 
 
 class EvaluationSpec(_Spec):
-    """Evaluation with coders (or zeros, or means) in the place of `hookpoints`, on the first `sequences` contexts."""
+    """Evaluation with coders in the place of `hookpoints`, on the first `sequences` contexts."""
 
     hookpoints: list[str]
     sequences: int
@@ -176,6 +176,13 @@ class EvaluationSpec(_Spec):
     resamples: int
     seed: int
     dtype: str
+
+
+class ReferencesSpec(_Spec):
+    """What coders are compared with. sites: the hookpoints that each name stands for; evaluation: at all of them."""
+
+    evaluation: EvaluationSpec
+    sites: dict[str, list[str]]
 
 
 class AblationSpec(_Spec):
@@ -586,9 +593,12 @@ class Plan:
         """The unspliced model's cross-entropy."""
         return _stage(self._evaluation_spec(name, []), ("bsc.evaluation.baseline",), self.tokens(name))
 
-    def references(self, name: str, hookpoint: str) -> Stage:
-        """The model with a hooked module (or all of them) replaced by zero, and by its mean output."""
-        spec = self._evaluation_spec(name, self.hookpoints(name, hookpoint))
+    def references(self, name: str) -> Stage:
+        """The model with each hooked module (and all, where coders are joint) replaced by zero, and by its mean output."""
+        coders = [coder for coder in self.config.coder_ids + self.joint_coders if coder.model == name]
+        sites = {hookpoint: self.hookpoints(name, hookpoint) for hookpoint in in_order(coder.hookpoint for coder in coders)}
+        hooked = in_order(hookpoint for members in sites.values() for hookpoint in members)
+        spec = ReferencesSpec(evaluation=self._evaluation_spec(name, hooked), sites=sites)
         return _stage(spec, ("bsc.evaluation.references",), self.baseline(name))
 
     def hookpoints(self, name: str, hookpoint: str) -> list[str]:

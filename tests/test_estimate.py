@@ -91,7 +91,7 @@ def test_every_job_of_the_plan_is_counted(name: str) -> None:
         **({"recipe": len(hookpoints)} if is_streamed(config) else {}),
         **({"cohort": len(plan.cohorts)} if config.cohort > 1 else {}),
         "baseline": len(config.models),
-        "references": len(hookpoints) + len({coder.model for coder in joint}),
+        "references": len(config.models),
         **({"choose": len(plan.sweeps), "trial": len(plan.sweeps) * len(plan.rates)} if plan.sweeps else {}),
         "train": len(coders),
         "evaluate": len(coders) + len(joint),

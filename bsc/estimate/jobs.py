@@ -183,9 +183,9 @@ class Jobs:
 
     def _references(self) -> Iterator[Job]:
         joint = {coder.model for coder in self.plan.joint_coders}
-        for name in [*(model for model, _ in self._hookpoints), *joint]:
-            model = self.config.models[name]
-            seconds = 2 * self._evaluated(model) + self._evaluated(model, head=False)
+        for name, model in self.config.models.items():
+            sites = sum(model == name for model, _ in self._hookpoints) + (name in joint)
+            seconds = 2 * sites * self._evaluated(model) + self._evaluated(model, head=False)
             yield self._job("references", seconds, 0, self._model_memory(model))
 
     def _sweeps(self) -> Iterator[Job]:

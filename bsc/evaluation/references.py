@@ -4,6 +4,7 @@ Zero costs what the module is worth; the mean is the best that a reconstruction 
 """
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -18,24 +19,27 @@ from bsc.evaluation.spliced import measure
 from bsc.io import write_json, write_parquet
 from bsc.models.halves import hidden_states
 from bsc.models.hooks import capture
-from bsc.stages import EvaluationSpec
+from bsc.stages import EvaluationSpec, ReferencesSpec
 
 
-def references(spec: EvaluationSpec, model: Path, tokens: Path, baseline: Path, output: Path) -> None:
-    """Write `metrics.json` ({"zero-ablated": ..., "mean-ablated": ...}) and `sequences.parquet` with a column `reference`.
+def references(spec: ReferencesSpec, model: Path, tokens: Path, baseline: Path, output: Path) -> None:
+    """Write `metrics.json` (a site, then "zero-ablated" or "mean-ablated") and `sequences.parquet`, whose rows name both.
 
-    All of `spec.hookpoints` are replaced at once. Means are over the evaluated tokens of the unspliced model. Position 0 is
+    All hookpoints of a site are replaced at once. Means are over the evaluated tokens of the unspliced model. Position 0 is
     left as it is and out of the means, as for coders.
     """
-    unspliced = read_baseline(baseline, spec)
-    language_model, contexts = load(spec, model, tokens)
-    means = mean_outputs(language_model, contexts, spec)
+    wanted = spec.evaluation
+    unspliced = read_baseline(baseline, wanted)
+    language_model, contexts = load(wanted, model, tokens)
+    means = mean_outputs(language_model, contexts, wanted)
     zeros = {hookpoint: torch.zeros_like(mean) for hookpoint, mean in means.items()}
-    metrics, tables = {}, []
-    for name, values in (("zero-ablated", zeros), ("mean-ablated", means)):
-        recorders = {hookpoint: Recorder(constant(value)) for hookpoint, value in values.items()}
-        table, metrics[name] = measure(spec, language_model, contexts, recorders, unspliced, name)
-        tables.append(table.assign(reference=name))
+    metrics: dict[str, dict[str, Any]] = {site: {} for site in spec.sites}
+    tables = []
+    for site, hookpoints in spec.sites.items():
+        for name, values in (("zero-ablated", zeros), ("mean-ablated", means)):
+            recorders = {hookpoint: Recorder(constant(values[hookpoint])) for hookpoint in hookpoints}
+            table, metrics[site][name] = measure(wanted, language_model, contexts, recorders, unspliced, f"{site}, {name}")
+            tables.append(table.assign(site=site, reference=name))
     write_parquet(output / SEQUENCES, pd.concat(tables, ignore_index=True))
     write_json(output / METRICS, metrics)
 

@@ -97,7 +97,7 @@ def ablations(spec: FigureSpec, results: Path) -> pd.DataFrame:
     """Two rows a hookpoint (`kind`: zero-ablated, mean-ablated): what the hooked module is worth, by the same metrics."""
     rows = []
     for model, hookpoint in sorted({(block["model"], block["hookpoint"]) for block in spec.coders}):
-        found = read_json(results / paths.REFERENCES.format(model=model, hookpoint=hookpoint) / "metrics.json")
+        found = read_json(results / paths.REFERENCES.format(model=model) / "metrics.json")[hookpoint]
         rows += [{"kind": kind, "model": model, "hookpoint": hookpoint, **measured(found[kind])} for kind in ABLATED]
     return pd.DataFrame(rows)
 

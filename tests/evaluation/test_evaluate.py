@@ -17,7 +17,7 @@ from bsc.evaluation.spliced import OF_ONE_HOOKPOINT, measure
 from bsc.io import read_json
 from bsc.models.hooks import capture, splice
 from bsc.models.load import load_model
-from bsc.stages import CoderSpec, EvaluationSpec
+from bsc.stages import CoderSpec, EvaluationSpec, ReferencesSpec
 
 HOOKPOINTS = ["layers.0.mlp", "layers.2.mlp"]
 SEQUENCES = 20
@@ -27,6 +27,10 @@ LATENTS, K = 48, 4
 def evaluation_spec(hookpoints, **changes):
     values = {"sequences": SEQUENCES, "batch_sequences": 6, "resamples": 200, "seed": 0, "dtype": "float32"}
     return EvaluationSpec(hookpoints=hookpoints, **{**values, **changes})
+
+
+def references_spec(sites, **changes):
+    return ReferencesSpec(evaluation=evaluation_spec(HOOKPOINTS, **changes), sites=sites)
 
 
 def coder_spec(architecture, width=32):
@@ -170,8 +174,8 @@ def test_perfect_reconstruction_costs_nothing(tiny_model, tiny_tokens, unspliced
 
 
 def test_references(tiny_model, tiny_tokens, tmp_path, reference, unspliced):
-    references(evaluation_spec(HOOKPOINTS[:1]), tiny_model, tiny_tokens, unspliced, tmp_path)
-    metrics = read_json(tmp_path / "metrics.json")
+    references(references_spec({HOOKPOINTS[0]: HOOKPOINTS[:1]}), tiny_model, tiny_tokens, unspliced, tmp_path)
+    metrics = read_json(tmp_path / "metrics.json")[HOOKPOINTS[0]]
     y = through(reference, HOOKPOINTS[0])[1][:, 1:].flatten(0, 1).clone()
     for name, value in (("zero-ablated", torch.zeros(32)), ("mean-ablated", y.mean(dim=0))):
         ce, _ = scores(reference, {HOOKPOINTS[0]: but_position_0(lambda x, y, value=value: value.expand_as(y))})
@@ -185,8 +189,15 @@ def test_references(tiny_model, tiny_tokens, tmp_path, reference, unspliced):
 
 
 def test_references_at_every_hookpoint(tiny_model, tiny_tokens, tmp_path, reference, unspliced):
-    references(evaluation_spec(HOOKPOINTS), tiny_model, tiny_tokens, unspliced, tmp_path)
-    metrics = read_json(tmp_path / "metrics.json")
+    sites = {**{hookpoint: [hookpoint] for hookpoint in HOOKPOINTS}, "joint": HOOKPOINTS}
+    references(references_spec(sites), tiny_model, tiny_tokens, unspliced, tmp_path)
+    found = read_json(tmp_path / "metrics.json")
+    assert list(found) == list(sites)
+    references(references_spec({HOOKPOINTS[1]: HOOKPOINTS[1:]}), tiny_model, tiny_tokens, unspliced, tmp_path / "alone")
+    assert found[HOOKPOINTS[1]] == read_json(tmp_path / "alone" / "metrics.json")[HOOKPOINTS[1]]
+    table = pd.read_parquet(tmp_path / "sequences.parquet")
+    assert table.groupby(["site", "reference"]).size().tolist() == [SEQUENCES] * 2 * len(sites)
+    metrics = found["joint"]
     zero = but_position_0(lambda x, y: torch.zeros_like(y))
     assert metrics["zero-ablated"]["ce"] == pytest.approx(scores(reference, dict.fromkeys(HOOKPOINTS, zero))[0], rel=1e-5)
     assert metrics["mean-ablated"]["fvu"] is None
@@ -220,7 +231,7 @@ def test_faults_are_named(tiny_model, tiny_tokens, tmp_path, unspliced):
     with pytest.raises(UserError, match="the coder has width 16 and the model 32"):
         evaluate(spec, tiny_model, tiny_tokens, unspliced, [tmp_path / "coder"], tmp_path)
     with pytest.raises(UserError, match="baseline has 20 sequences and 21 are evaluated"):
-        references(evaluation_spec(HOOKPOINTS, sequences=21), tiny_model, tiny_tokens, unspliced, tmp_path)
+        references(references_spec({"joint": HOOKPOINTS}, sequences=21), tiny_model, tiny_tokens, unspliced, tmp_path)
     with pytest.raises(UserError, match="24 contexts, and evaluation asks for 25"):
         baseline(evaluation_spec([], sequences=25), tiny_model, tiny_tokens, tmp_path)
 

@@ -215,11 +215,13 @@ def write_results(
 ) -> None:
     """Everything that figures read of these coders, but for the text panels."""
     write_runtime(results, [coder for coder in coders if coder.hookpoint != JOINT])
+    ablated: dict[str, dict[str, Any]] = {}
     for coder in coders:
         write_json(results / coder.at(paths.EVALUATION) / "metrics.json", metrics_of(coder))
-        site = paths.REFERENCES.format(model=coder.model, hookpoint=coder.hookpoint)
-        ablated = metrics_of(coder) | {"l0": None, "ce_increase": band(1.0, 0.1)}
-        write_json(results / site / "metrics.json", {"zero-ablated": ablated, "mean-ablated": ablated})
+        found = metrics_of(coder) | {"l0": None, "ce_increase": band(1.0, 0.1)}
+        sites = ablated.setdefault(coder.model, {})
+        sites[coder.hookpoint] = {"zero-ablated": found, "mean-ablated": found}
+        write_json(results / paths.REFERENCES.format(model=coder.model) / "metrics.json", sites)
         if coder.hookpoint == JOINT:
             continue
         write_parquet(results / coder.at(paths.EVALUATION) / "sequences.parquet", sequences_of(coder))

@@ -247,7 +247,9 @@ def figure_inputs(figure):
     if "evaluation" in needs:
         found += [at(paths.EVALUATION, coder, file="metrics.json") for coder in everything]
     if "references" in needs:
-        found += [at(paths.REFERENCES, model=m, hookpoint=h, file="metrics.json") for m, h in hookpoints]
+        found += [
+            at(paths.REFERENCES, model=model, file="metrics.json") for model in {model for model, _ in hookpoints}
+        ]
     if "choice" in needs:
         found += [at(paths.CHOICE, coder, file="choice.json") for coder in coders]
     if "training" in needs:

@@ -24,7 +24,7 @@ rule baseline:
 
 
 rule references:
-    """Cross-entropy with a hooked module put to zero, and to its mean."""
+    """Cross-entropy with each hooked module put to zero, and to its mean, once a model."""
     input:
         model=at(paths.MODEL, file="manifest.json"),
         baseline=at(paths.BASELINE, file="metrics.json"),
@@ -43,7 +43,7 @@ rule references:
         runtime=grown(240),
         gpus=1,
     params:
-        stage=stage(lambda w: plan.references(w.model, w.hookpoint)),
+        stage=stage(lambda w: plan.references(w.model)),
     shell:
         "python -m bsc references --spec {params.stage[0]:q} --model {input.model:q} --tokens {input.tokens:q}"
         " --baseline {input.baseline:q} --output {output:q} --log {log:q}"
