@@ -596,9 +596,9 @@ class Plan:
     def references(self, name: str) -> Stage:
         """The model with each hooked module (and all, where coders are joint) replaced by zero, and by its mean output."""
         coders = [coder for coder in self.config.coder_ids + self.joint_coders if coder.model == name]
-        sites = {hookpoint: self.hookpoints(name, hookpoint) for hookpoint in in_order(coder.hookpoint for coder in coders)}
-        hooked = in_order(hookpoint for members in sites.values() for hookpoint in members)
-        spec = ReferencesSpec(evaluation=self._evaluation_spec(name, hooked), sites=sites)
+        sites = {coder.hookpoint: self.hookpoints(name, coder.hookpoint) for coder in coders}
+        hooked = dict.fromkeys(hookpoint for members in sites.values() for hookpoint in members)
+        spec = ReferencesSpec(evaluation=self._evaluation_spec(name, list(hooked)), sites=sites)
         return _stage(spec, ("bsc.evaluation.references",), self.baseline(name))
 
     def hookpoints(self, name: str, hookpoint: str) -> list[str]:
