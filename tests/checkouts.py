@@ -34,8 +34,10 @@ class Checkout:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment that puts this folder's package first."""
-        return {**os.environ, "PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        """The environment that puts this folder's package first, compiled once and not by each of its many jobs."""
+        environment = {**os.environ, "PYTHONPATH": str(self.folder)}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        return environment
 
     def run(self, *arguments: str) -> str:
         """Run Snakemake and return what it printed; fail with it when it fails."""
