@@ -57,7 +57,11 @@ VIEWS = {
 
 
 def draw(spec: FigureSpec, results: Path, output: Path) -> None:
-    """Draw the figure that `spec.name` names. The error bars are the standard error over seeds, or of one seed its interval."""
+    """Draw the figure that `spec.name` names. The error bars are the standard error over seeds, or of one seed its interval.
+
+    Seeds are evaluated on the same text, whose share of the uncertainty their standard error does not show: behind it stands,
+    as a thin line, the mean of their own intervals (*ours*).
+    """
     view = VIEWS[spec.name]
     table, facts = _evaluated(spec, results) if view.scorer is None else _interpreted(spec, results, view)
     points = gather(table, view)
@@ -83,13 +87,15 @@ def _interpreted(spec: FigureSpec, results: Path, view: View) -> tuple[pd.DataFr
 def gather(table: pd.DataFrame, view: View) -> pd.DataFrame:
     """The numbers shown: one row for each kind of coder, variant and control, over its seeds.
 
-    `lowest` and `highest` are of single coders, where the controls' bands end; `BOUNDS` are there for weighted scores.
+    `lowest` and `highest` are of single coders, where the controls' bands end; `own_low` and `own_high` are the mean ends of
+    their intervals; `BOUNDS` are there for weighted scores.
     """
     by = [*KIND, "variant", "control"]
     points = over_seeds(table, by, view.column)
     grouped = table.groupby(by, sort=True)
     extremes = grouped[view.column].agg(lowest="min", highest="max").reset_index()
-    points = points.merge(extremes, on=by)
+    own = grouped[[f"{view.column}_low", f"{view.column}_high"]].mean().set_axis(["own_low", "own_high"], axis=1).reset_index()
+    points = points.merge(extremes, on=by).merge(own, on=by)
     if view.column == "weighted":
         points = points.merge(grouped[list(BOUNDS)].mean().reset_index(), on=by)
     points["interval"] = points["interval"].replace(BOOTSTRAP, view.interval)
@@ -135,6 +141,8 @@ def _draw_line(axes: Axes, points: pd.DataFrame, at: float, line: dict[str, Any]
     if set(BOUNDS) <= set(points):
         zero, one = (points[bound].to_numpy() for bound in BOUNDS)
         axes.vlines(x, zero, one, colors=line["color"], alpha=0.22, linewidth=2.4, zorder=1.5)
+    several = (points["interval"] == SEEDS).to_numpy()
+    axes.vlines(x[several], points["own_low"][several], points["own_high"][several], colors=line["color"], linewidth=0.5)
     errors = style.reach(value, points["low"], points["high"])
     axes.errorbar(x, value, errors, elinewidth=0.9, capsize=1.6, capthick=0.9, **line)
 
@@ -156,7 +164,8 @@ def _draw_band(axes: Axes, points: pd.DataFrame, look: dict[str, Any]) -> None:
 
 def _limits(points: pd.DataFrame, view: View) -> tuple[float, float]:
     """Scores: the tenths around all that is drawn, alike in all panels. Metrics: from zero to a little above the highest."""
-    drawn = points[[name for name in ("value", "low", "high", "lowest", "highest", *BOUNDS) if name in points]]
+    ends = ("low", "high", "lowest", "highest", "own_low", "own_high", *BOUNDS)
+    drawn = points[[name for name in ("value", *ends) if name in points]]
     low, high = float(drawn.min().min()), float(drawn.max().max())
     if np.isnan(low):
         return 0.0, 1.0
@@ -188,6 +197,7 @@ def _notes(points: pd.DataFrame, view: View, spec: FigureSpec) -> Iterator[str]:
     if len(several):
         who = f" ({_labels(several, spec)})" if both else ""
         yield f"Mean ± s.e.m. over {span(several['seeds'])} seeds{who}."
+        yield f"Thin: the mean of the seeds' {view.interval} intervals over {view.unit}."
     if len(single):
         who = f" ({_labels(single, spec)})" if both else ""
         yield f"One seed with its {view.interval} interval over {view.unit}{who}."

@@ -41,6 +41,11 @@ def test_two_seeds_give_their_mean_and_standard_error(written, tmp_path: Path) -
     assert shown["seeds"] == 2
     assert shown["interval"] == "s.e.m. over seeds"
     assert shown[["value", "low", "high"]].tolist() == pytest.approx([mean, mean - error, mean + error], rel=1e-7)
+    ends = [
+        np.mean([metrics_of(c)["ce_increase"][end] for c in coders if c.binariser == "binary-topk" and c.k == 16])
+        for end in ("low", "high")
+    ]
+    assert shown[["own_low", "own_high"]].tolist() == pytest.approx(ends, rel=1e-7), "what two seeds on one text do not show"
 
 
 def test_one_seed_gives_its_own_bootstrap_interval(written, tmp_path: Path) -> None:
