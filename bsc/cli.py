@@ -176,7 +176,7 @@ STAGES: dict[str, Stage] = {
         (_MODEL,),
     ),
     "probe": Stage(
-        "tell the labels of documents by single latents of a coder, and by single dimensions of what it reads",
+        "tell the labels of documents by a few latents of a coder, and by as many dimensions of what it reads",
         "bsc.probing.probe:probe",
         "ProbeSpec",
         (Input("labelled", "labelled documents folder, as `bsc labelled` wrote it", kind=folder), _CODER),

@@ -507,7 +507,7 @@ class Runtime(_Strict):
 
 
 class Figures(_Strict):
-    """How figures look, and whose explanations they show; nothing here changes a number."""
+    """How figures look, and whose explanations and scores they show."""
 
     column_inches: Rate = 3.4
     font_size: Rate = 8.0

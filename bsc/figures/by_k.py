@@ -1,4 +1,4 @@
-"""Figures of one number by k: a panel for each architecture and hookpoint, a line a binariser (paper, Figs. 1-3, 6-15)."""
+"""One number by k: a panel for each architecture and hookpoint, a line a binariser (paper, Figs. 1-3, 6-8, 11-15)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""Sparse probing: what single latents say of a document, against single dimensions of the activations."""
+"""Sparse probing: what a few latents say of a document, against as many dimensions of the activations."""

@@ -22,7 +22,7 @@ rule labelled:
 
 
 rule probe:
-    """Tell the labels of documents by single latents of a coder."""
+    """Tell the labels of documents by a few latents of a coder, and by as many dimensions of what it reads."""
     input:
         labelled=at(paths.LABELLED, file="manifest.json"),
         coder=at(paths.CODERS, file="manifest.json"),
