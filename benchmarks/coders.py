@@ -25,7 +25,7 @@ from machine import medians, record, show
 from bsc.coders import kernels
 from bsc.coders.binarisers.registry import REGISTRY
 from bsc.coders.select import top_k
-from bsc.device import has_fast_bfloat16, keep_freed_memory
+from bsc.device import has_fast_bfloat16, keep_freed_memory, processor
 from bsc.stages import CoderSpec
 from bsc.training.batches import Batch
 from bsc.training.optimisers import Adam
@@ -162,7 +162,7 @@ def main() -> None:
         keep_freed_memory()  # as `bsc train` does; it helps the others as well
     measured = peaks(shape) if shape.memory else timings(shape)
     chosen = [*([] if shape.only == list(VARIANTS) else shape.only), *([] if shape.dtypes == DTYPES else shape.dtypes)]
-    part = ", ".join([name, "memory in MB" if shape.memory else "milliseconds", *chosen])
+    part = ", ".join([name, "memory in MB" if shape.memory else "milliseconds", *chosen, f"on {processor()}"])
     show(part, measured)
     if not shape.no_record:
         record("coders", part, {"median": measured})
