@@ -19,7 +19,7 @@ from bsc.coders.binarisers.registry import REGISTRY, in_order, kind_of
 from bsc.config import Config, Probing
 from bsc.corpus.files import listing
 from bsc.figures.registry import FIGURES
-from bsc.paths import ANSWERS, JOINT, MODEL, NGRAM, CoderId, layer
+from bsc.paths import ANSWERS, JOINT, MODEL, NGRAM, VARIANTS, CoderId, layer
 from bsc.spec import digest, dump, fingerprint
 from bsc.training.rates import learning_rate
 
@@ -325,15 +325,15 @@ class ScoreSpec(_Spec):
 class FigureSpec(_Spec):
     """A figure or table. coders: (model, hookpoint, architecture, binariser) with the seeds of each k; labels by binariser.
 
-    resamples and seed: of the bootstraps of differences between coders. explainers: whose explanations and scores it shows,
-    the first of them where it shows but one. sweep: of the sweeps that it shows, if any, `optimiser`, `tokens` a trial, and
-    `training_tokens`, on which the coders of the grid are trained.
+    variants: by binariser, what is interpreted of the first seed. resamples and seed: of the bootstraps of differences between
+    coders. explainers: whose explanations and scores it shows, the first of them where it shows but one. sweep: of the sweeps
+    that it shows, if any, `optimiser`, `tokens` a trial, and `training_tokens`, on which the coders of the grid are trained.
     """
 
     name: str
     coders: list[dict[str, Any]]
     labels: dict[str, str]
-    variants: list[str]
+    variants: dict[str, list[str]]
     style: dict[str, Any]
     resamples: int
     seed: int
@@ -865,13 +865,20 @@ class Plan:
             name=name,
             coders=coder_blocks(coders + (self.joint_coders if FIGURES[name].joint else [])),
             labels={name: REGISTRY[name].label for name in in_order(coder.binariser for coder in coders)},
-            variants=sorted({variant for coder in coders for variant in self.variants(coder)}),
+            variants=self._variants_of(coders),
             style=self.config.figures.model_dump(exclude={"explainer"}) | self._places,
             **self.config.evaluation.model_dump(include={"resamples", "seed"}),
             explainers=self.figure_explainers(name),
             sweep=self._sweep_facts if "choice" in FIGURES[name].needs else None,
         )
         return _stage(spec, (FIGURES[name].module,))
+
+    def _variants_of(self, coders: list[CoderId]) -> dict[str, list[str]]:
+        """By binariser, what is interpreted of the first seed of some coders."""
+        found: dict[str, set[str]] = {}
+        for coder in coders:
+            found.setdefault(coder.binariser, set()).update(self.variants(coder))
+        return {name: [variant for variant in VARIANTS if variant in found[name]] for name in in_order(found)}
 
     @property
     def _sweep_facts(self) -> dict[str, Any] | None:

@@ -4,14 +4,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from bsc.config import Config, load
+from bsc.figures.registry import FIGURES
+from bsc.figures.results import variants
 from bsc.paths import CoderId
 from bsc.spec import digest
-from bsc.stages import Plan, coder_blocks, coders_of
+from bsc.stages import FigureSpec, Plan, coder_blocks, coders_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -333,3 +335,15 @@ def test_local_text_that_has_changed_is_read_again(smoke: Config, tmp_path: Path
     assert (more[0] != whole[0], more[1] != whole[1]) == (True, False)
     Path("labelled.jsonl").write_text('{"text": "one", "label": 0, "sure": false}\n')
     assert digests()[1] != more[1]
+
+
+@pytest.mark.parametrize("name", ["config", "demo-full"])
+def test_figures_read_the_variants_that_are_made(name: str) -> None:
+    """An nbit coder of one bit, which is binary already, is not binarised."""
+    plan = Plan(load([ROOT / "config" / f"{name}.yaml"]))
+    drawn = [figure for figure in FIGURES if "scores" in FIGURES[figure].needs and plan.figure_coders(figure)]
+    assert {"fig2", "coders", "comparisons"} <= set(drawn)
+    for figure in drawn:
+        spec = cast(FigureSpec, plan.figure(figure).spec)
+        for coder in plan.figure_coders(figure):
+            assert variants(coder, spec) == plan.variants(coder), (figure, coder)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bsc import paths
-from bsc.coders.binarisers.registry import REGISTRY, in_order
+from bsc.coders.binarisers.registry import in_order
 from bsc.io import read_json
 from bsc.paths import JOINT, NGRAM, CoderId
 from bsc.stages import FigureSpec, coders_of
@@ -81,9 +81,7 @@ def variants(coder: CoderId, spec: FigureSpec) -> list[str]:
     siblings = [other for other in coders_of(spec.coders) if _kind(other) == _kind(coder)]
     if coder.seed != min(other.seed for other in siblings):
         return ["trained"]
-    continuous = REGISTRY[coder.binariser].continuous
-    wanted = [variant for variant in paths.VARIANTS if variant in spec.variants]
-    return [variant for variant in wanted if variant != "binarised" or continuous]
+    return spec.variants[coder.binariser]
 
 
 def _kind(coder: CoderId) -> list[object]:

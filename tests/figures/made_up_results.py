@@ -16,7 +16,7 @@ from bsc.coders.binarisers.registry import REGISTRY, in_order, kind_of
 from bsc.config import Figures
 from bsc.figures.registry import FIGURES
 from bsc.io import write_json, write_manifest, write_parquet, write_tensors, write_text
-from bsc.paths import JOINT, NGRAM, CoderId
+from bsc.paths import JOINT, NGRAM, VARIANTS, CoderId
 from bsc.stages import ExplainSpec, FigureSpec, ScoreSpec, WindowsSpec, coder_blocks
 
 BINARISERS = ("topk", "binary-topk", "binary-groupmax", "gumbel")
@@ -56,7 +56,10 @@ def figure_spec(
         name=name,
         coders=coder_blocks(shown + joint),
         labels=labels,
-        variants=sorted(variants),
+        variants={
+            name: [one for one in VARIANTS if one in variants and (one != "binarised" or REGISTRY[name].continuous)]
+            for name in labels
+        },
         style={**STYLE, **style},
         resamples=200,
         seed=0,

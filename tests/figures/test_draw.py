@@ -145,7 +145,7 @@ def test_a_figure_without_coders_says_what_the_config_lacks(tmp_path: Path) -> N
 
 
 def test_an_unknown_figure_is_named(tmp_path: Path) -> None:
-    spec = FigureSpec(name="fig99", coders=[], labels={}, variants=[], style=STYLE, resamples=200, seed=0)
+    spec = FigureSpec(name="fig99", coders=[], labels={}, variants={}, style=STYLE, resamples=200, seed=0)
     with pytest.raises(UserError, match="fig99"):
         draw(spec, tmp_path, tmp_path / "fig99")
 
