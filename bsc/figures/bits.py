@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from bsc import paths
 from bsc.coders.binarisers.registry import kind_of
 from bsc.figures import style
-from bsc.figures.panels import cell_rows, cell_title, cells
+from bsc.figures.panels import cell_rows, cell_title, cells, draw_own
 from bsc.figures.results import (
     KEYS,
     SCORES,
@@ -72,10 +72,10 @@ def _panel(axes: Axes, here: pd.DataFrame, points: pd.DataFrame, spec: FigureSpe
     line = here[here["binariser"].map(kind_of) != "binary-topk"].sort_values("bits")
     axes.plot([levels.index(bits) for bits in line["bits"]], line["value"], color="#B0B0B0", linewidth=0.8, zorder=1)
     for name in binarisers_of(spec):
-        for row in here[here["binariser"] == name].to_dict("records"):
-            ends = style.reach(row["value"], row["low"], row["high"])
-            look = {**style.mark(name, spec.style).line, "linestyle": "none"}
-            axes.errorbar([levels.index(row["bits"])], [row["value"]], ends, elinewidth=0.9, **look)
+        mine = here[here["binariser"] == name]
+        x, look = [levels.index(bits) for bits in mine["bits"]], {**style.mark(name, spec.style).line, "linestyle": "none"}
+        draw_own(axes, x, mine, look["color"])
+        axes.errorbar(x, mine["value"], style.reach(mine["value"], mine["low"], mine["high"]), elinewidth=0.9, **look)
     axes.set_xticks(range(len(levels)), ["∞" if np.isinf(bits) else f"{bits:g}" for bits in levels])
     axes.set_xlim(-0.4, len(levels) - 0.6)
 

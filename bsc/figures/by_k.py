@@ -12,9 +12,9 @@ from matplotlib.patches import Patch
 
 from bsc.coders.binarisers.registry import in_order
 from bsc.figures import style
-from bsc.figures.panels import ARCHITECTURE_NAMES, Panel, grid, nothing_scored
+from bsc.figures.panels import ARCHITECTURE_NAMES, Panel, draw_own, grid, nothing_scored
 from bsc.figures.registry import FIGURES
-from bsc.figures.results import BOOTSTRAP, BOUNDS, KIND, SEEDS, evaluations, interpreted, over_seeds, scores, span
+from bsc.figures.results import BOOTSTRAP, BOUNDS, KIND, SEEDS, evaluations, interpreted, over_seeds, scores, span, thin
 from bsc.stages import FigureSpec
 
 _DODGE = 0.03
@@ -57,11 +57,7 @@ VIEWS = {
 
 
 def draw(spec: FigureSpec, results: Path, output: Path) -> None:
-    """Draw the figure that `spec.name` names. The error bars are the standard error over seeds, or of one seed its interval.
-
-    Seeds are evaluated on the same text, whose share of the uncertainty their standard error does not show: behind it stands,
-    as a thin line, the mean of their own intervals (*ours*).
-    """
+    """Draw the figure that `spec.name` names. The error bars are the standard error over seeds, or of one seed its interval."""
     view = VIEWS[spec.name]
     table, facts = _evaluated(spec, results) if view.scorer is None else _interpreted(spec, results, view)
     points = gather(table, view)
@@ -87,15 +83,13 @@ def _interpreted(spec: FigureSpec, results: Path, view: View) -> tuple[pd.DataFr
 def gather(table: pd.DataFrame, view: View) -> pd.DataFrame:
     """The numbers shown: one row for each kind of coder, variant and control, over its seeds.
 
-    `lowest` and `highest` are of single coders, where the controls' bands end; `own_low` and `own_high` are the mean ends of
-    their intervals; `BOUNDS` are there for weighted scores.
+    `lowest` and `highest` are of single coders, where the controls' bands end; `BOUNDS` are there for weighted scores.
     """
     by = [*KIND, "variant", "control"]
     points = over_seeds(table, by, view.column)
     grouped = table.groupby(by, sort=True)
     extremes = grouped[view.column].agg(lowest="min", highest="max").reset_index()
-    own = grouped[[f"{view.column}_low", f"{view.column}_high"]].mean().set_axis(["own_low", "own_high"], axis=1).reset_index()
-    points = points.merge(extremes, on=by).merge(own, on=by)
+    points = points.merge(extremes, on=by)
     if view.column == "weighted":
         points = points.merge(grouped[list(BOUNDS)].mean().reset_index(), on=by)
     points["interval"] = points["interval"].replace(BOOTSTRAP, view.interval)
@@ -141,8 +135,7 @@ def _draw_line(axes: Axes, points: pd.DataFrame, at: float, line: dict[str, Any]
     if set(BOUNDS) <= set(points):
         zero, one = (points[bound].to_numpy() for bound in BOUNDS)
         axes.vlines(x, zero, one, colors=line["color"], alpha=0.22, linewidth=2.4, zorder=1.5)
-    several = (points["interval"] == SEEDS).to_numpy()
-    axes.vlines(x[several], points["own_low"][several], points["own_high"][several], colors=line["color"], linewidth=0.5)
+    draw_own(axes, x, points, line["color"])
     errors = style.reach(value, points["low"], points["high"])
     axes.errorbar(x, value, errors, elinewidth=0.9, capsize=1.6, capthick=0.9, **line)
 
@@ -197,7 +190,7 @@ def _notes(points: pd.DataFrame, view: View, spec: FigureSpec) -> Iterator[str]:
     if len(several):
         who = f" ({_labels(several, spec)})" if both else ""
         yield f"Mean ± s.e.m. over {span(several['seeds'])} seeds{who}."
-        yield f"Thin: the mean of the seeds' {view.interval} intervals over {view.unit}."
+        yield thin(view.interval, view.unit)
     if len(single):
         who = f" ({_labels(single, spec)})" if both else ""
         yield f"One seed with its {view.interval} interval over {view.unit}{who}."

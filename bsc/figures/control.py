@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from bsc.coders.binarisers.registry import in_order
 from bsc.figures import style
-from bsc.figures.panels import ARCHITECTURE_NAMES, Panel, grid
+from bsc.figures.panels import ARCHITECTURE_NAMES, Panel, draw_own, grid
 from bsc.figures.results import KIND, bars, evaluations, over_seeds
 from bsc.stages import FigureSpec
 
@@ -50,12 +50,13 @@ def _draw_panel(axes: Axes, panel: Panel, points: pd.DataFrame, spec: FigureSpec
         line = style.mark(name, spec.style).line | {"linestyle": "none", "elinewidth": 0.9, "capsize": 1.6, "capthick": 0.9}
         upright = style.reach(point["value"], point["low"], point["high"])
         across = style.reach(point["share"], point["share_low"], point["share_high"])
+        draw_own(axes, [point["share"]], here[here["binariser"] == name], line["color"])
         axes.errorbar([point["share"]], [point["value"]], yerr=upright, xerr=across, **line)
     baseline = here[here["binariser"] == "topk"]
     if len(baseline):
         axes.axvline(baseline["share"].iloc[0], color=style.GREY, linewidth=0.7, linestyle=":", zorder=0.5)
     axes.set_xlim(left=-0.01)
-    low, high = min(0.0, float(here["low"].min())), float(here["high"].max())
+    low, high = min(0.0, *(float(here[end].min()) for end in ("low", "own_low"))), float(here[["high", "own_high"]].max().max())
     axes.set_ylim(bottom=low - 0.05 * (high - low))
     axes.set_xlabel("share of firings,\nlatents over 10%" if panel.bottom else "")
     axes.set_ylabel(f"{ARCHITECTURE_NAMES[panel.architecture]}\nCE increase (nats/token)" if panel.first else "")

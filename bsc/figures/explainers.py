@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 
 from bsc.coders.binarisers.registry import in_order
 from bsc.figures import style
-from bsc.figures.panels import ARCHITECTURE_NAMES, Panel, grid
+from bsc.figures.panels import ARCHITECTURE_NAMES, Panel, draw_own, grid
 from bsc.figures.results import KIND, bars, interpreted, over_seeds, preferred, scores
 from bsc.stages import FigureSpec
 
@@ -73,7 +73,9 @@ def _draw_points(axes: Axes, points: pd.DataFrame, at: float, step: float, line:
         row = points[(points["measure"] == measure) & points["value"].notna()]
         errors = style.reach(row["value"], row["low"], row["high"])
         look = {**line, "linestyle": "none", "markersize": size * mpl.rcParams["lines.markersize"]}
-        axes.errorbar(np.full(len(row), at + side * step), row["value"], errors, elinewidth=0.9, capsize=1.2, **look)
+        x = np.full(len(row), at + side * step)
+        draw_own(axes, x, row, line["color"])
+        axes.errorbar(x, row["value"], errors, elinewidth=0.9, capsize=1.2, **look)
 
 
 def _legend(points: pd.DataFrame, spec: FigureSpec) -> list[Line2D | Patch]:

@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from bsc.figures import style
+from bsc.figures.results import SEEDS
 from bsc.figures.text import wrapped
 from bsc.paths import ARCHITECTURES, JOINT, layer
 from bsc.stages import FigureSpec
@@ -77,6 +79,13 @@ def grid(table: pd.DataFrame, look: Mapping[str, Any]) -> tuple[Figure, list[tup
         else:
             area.set_axis_off()
     return figure, [(panels[at], axes[at]) for at in sorted(panels)]
+
+
+def draw_own(axes: Axes, x: ArrayLike, points: pd.DataFrame, colour: str) -> None:
+    """Behind each mean over seeds, as a thin line at `x`, the mean of their own intervals; see `over_seeds`."""
+    several = (points["interval"] == SEEDS).to_numpy()
+    low, high = (points[end].to_numpy()[several] for end in ("own_low", "own_high"))
+    axes.vlines(np.asarray(x)[several], low, high, colors=colour, linewidth=0.5)
 
 
 def nothing_scored(axes: Axes) -> None:

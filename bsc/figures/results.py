@@ -119,13 +119,15 @@ def over_seeds(frame: pd.DataFrame, by: list[str], column: str) -> pd.DataFrame:
     """One row a group: `seeds` with a value, `value` (their mean), `low`, `high`, and `interval`, what these two are.
 
     Over two or more seeds: the mean less and plus its standard error, s / sqrt(n) with n - 1 in s. Of one seed: its own
-    bootstrap interval, from `column_low` and `column_high`. Without any: NaN.
+    bootstrap interval, from `column_low` and `column_high`. `own_low` and `own_high` are the means of these ends over the
+    seeds: seeds are evaluated on the same text, whose share of the uncertainty their standard error does not show (*ours*).
+    Without any: NaN.
     """
     rows = [
         {**dict(zip(by, key, strict=True)), **_mean(group.dropna(subset=[column]), column)}
         for key, group in frame.groupby(by, sort=True)
     ]
-    return pd.DataFrame(rows, columns=[*by, "seeds", "value", "low", "high", "interval"])
+    return pd.DataFrame(rows, columns=[*by, "seeds", "value", "low", "high", "interval", "own_low", "own_high"])
 
 
 PREFERRED = ("fuzzing", "detection")
@@ -162,13 +164,14 @@ def explained(spec: FigureSpec) -> str:
 
 def _mean(group: pd.DataFrame, column: str) -> dict[str, Any]:
     values = group[column].to_numpy(dtype=np.float64)
+    low, high = (float(group[f"{column}_{end}"].mean()) for end in ("low", "high"))
+    own = {"own_low": low, "own_high": high}
     if len(values) == 0:
-        return {"seeds": 0, "value": np.nan, "low": np.nan, "high": np.nan, "interval": NOTHING}
+        return {"seeds": 0, "value": np.nan, "low": np.nan, "high": np.nan, "interval": NOTHING, **own}
     if len(values) == 1:
-        ends = {end: float(group[f"{column}_{end}"].iloc[0]) for end in ("low", "high")}
-        return {"seeds": 1, "value": values[0], **ends, "interval": BOOTSTRAP}
+        return {"seeds": 1, "value": values[0], "low": low, "high": high, "interval": BOOTSTRAP, **own}
     mean, error = values.mean(), values.std(ddof=1) / np.sqrt(len(values))
-    return {"seeds": len(values), "value": mean, "low": mean - error, "high": mean + error, "interval": SEEDS}
+    return {"seeds": len(values), "value": mean, "low": mean - error, "high": mean + error, "interval": SEEDS, **own}
 
 
 def bars(points: pd.DataFrame, unit: str) -> str:
@@ -180,7 +183,13 @@ def bars(points: pd.DataFrame, unit: str) -> str:
     parts = [f"mean ± s.e.m. over {span(several['seeds'])} seeds"] if len(several) else []
     parts += [f"one seed with its bootstrap 95% interval over {unit}"] if len(single) else []
     said = ", or ".join(parts)
-    return f"{said[:1].upper()}{said[1:]}." if said else ""
+    behind = f" {thin(BOOTSTRAP, unit)}" if len(several) else ""
+    return f"{said[:1].upper()}{said[1:]}.{behind}" if said else ""
+
+
+def thin(interval: str, unit: str) -> str:
+    """A sentence of a figure's note: what `draw_own` drew behind means over seeds."""
+    return f"Thin: the mean of the seeds' {interval} intervals over {unit}."
 
 
 def span(numbers: pd.Series) -> str:

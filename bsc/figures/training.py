@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from bsc import paths
 from bsc.figures import style
-from bsc.figures.panels import ARCHITECTURE_NAMES, place, sites
+from bsc.figures.panels import ARCHITECTURE_NAMES, draw_own, place, sites
 from bsc.figures.results import KIND, bars, binarisers_of, evaluations, over_seeds, span
 from bsc.figures.text import wrapped
 from bsc.io import read_json, read_parquet
@@ -148,7 +148,9 @@ def _increases(axes: Axes, here: pd.DataFrame, depths: list[str], spec: FigureSp
         for hookpoint, line in here[here["binariser"] == name].groupby("hookpoint", sort=True):
             dashes = {"linestyle": _LINESTYLES[depths.index(str(hookpoint)) % len(_LINESTYLES)]}
             ends = style.reach(line["value"], line["low"], line["high"])
-            axes.errorbar(line["k"], line["value"], ends, elinewidth=0.9, **{**style.mark(name, spec.style).line, **dashes})
+            look = style.mark(name, spec.style).line
+            draw_own(axes, line["k"], line, look["color"])
+            axes.errorbar(line["k"], line["value"], ends, elinewidth=0.9, **{**look, **dashes})
     axes.set_xscale("log", base=2)
     axes.set_xticks(ks, [str(k) for k in ks])
     axes.minorticks_off()
