@@ -1,5 +1,6 @@
 """Shared fixtures."""
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,6 +8,10 @@ import pytest
 
 if TYPE_CHECKING:
     from smollm2 import Fetched
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell's background jobs begin so, and so would what tests start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY_CONTEXT = 16
 TINY_VOCABULARY = 96
