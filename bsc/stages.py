@@ -595,10 +595,10 @@ class Plan:
 
     def references(self, name: str) -> Stage:
         """The model with each hooked module (and all, where coders are joint) replaced by zero, and by its mean output."""
-        coders = [coder for coder in self.config.coder_ids + self.joint_coders if coder.model == name]
-        sites = {coder.hookpoint: self.hookpoints(name, coder.hookpoint) for coder in coders}
-        hooked = dict.fromkeys(hookpoint for members in sites.values() for hookpoint in members)
-        spec = ReferencesSpec(evaluation=self._evaluation_spec(name, list(hooked)), sites=sites)
+        used = {coder.hookpoint for coder in self.config.coder_ids + self.joint_coders if coder.model == name}
+        hooked = [hookpoint for hookpoint in self.config.models[name].hookpoints if hookpoint in used]
+        sites = {site: self.hookpoints(name, site) for site in [*hooked, JOINT] if site in used}
+        spec = ReferencesSpec(evaluation=self._evaluation_spec(name, hooked), sites=sites)
         return _stage(spec, ("bsc.evaluation.references",), self.baseline(name))
 
     def hookpoints(self, name: str, hookpoint: str) -> list[str]:

@@ -13,7 +13,7 @@ from bsc.figures.registry import FIGURES
 from bsc.figures.results import variants
 from bsc.paths import CoderId
 from bsc.spec import digest
-from bsc.stages import FigureSpec, Plan, coder_blocks, coders_of
+from bsc.stages import FigureSpec, Plan, ReferencesSpec, Stage, coder_blocks, coders_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -347,3 +347,19 @@ def test_figures_read_the_variants_that_are_made(name: str) -> None:
         spec = cast(FigureSpec, plan.figure(figure).spec)
         for coder in plan.figure_coders(figure):
             assert variants(coder, spec) == plan.variants(coder), (figure, coder)
+
+
+def test_references_are_made_once_a_model_and_do_not_know_the_grid(smoke: Config) -> None:
+    """At each hookpoint and at all of them; coders in another order, or fewer of them, change nothing."""
+    (name,) = smoke.models
+    raw = written(smoke)
+
+    def of(coders: list[Any]) -> Stage:
+        return Plan(Config.model_validate({**raw, "coders": coders})).references(name)
+
+    before = of(raw["coders"])
+    assert list(cast(ReferencesSpec, before.spec).sites) == ["layers.0.mlp", "layers.1.mlp", "joint"]
+    assert of(raw["coders"][::-1]).digest == before.digest
+    assert of(raw["coders"][:1]).digest == before.digest
+    alone = cast(ReferencesSpec, of(raw["coders"][1:]).spec)
+    assert (alone.sites, alone.evaluation.hookpoints) == ({"layers.0.mlp": ["layers.0.mlp"]}, ["layers.0.mlp"])
