@@ -56,7 +56,7 @@ def _draw_panel(axes: Axes, panel: Panel, points: pd.DataFrame, spec: FigureSpec
     if len(baseline):
         axes.axvline(baseline["share"].iloc[0], color=style.GREY, linewidth=0.7, linestyle=":", zorder=0.5)
     axes.set_xlim(left=-0.01)
-    low, high = min(0.0, *(float(here[end].min()) for end in ("low", "own_low"))), float(here[["high", "own_high"]].max().max())
+    low, high = min(0.0, float(here[["low", "own_low"]].min().min())), float(here[["high", "own_high"]].max().max())
     axes.set_ylim(bottom=low - 0.05 * (high - low))
     axes.set_xlabel("share of firings,\nlatents over 10%" if panel.bottom else "")
     axes.set_ylabel(f"{ARCHITECTURE_NAMES[panel.architecture]}\nCE increase (nats/token)" if panel.first else "")

@@ -242,14 +242,12 @@ def figure_inputs(figure):
     if not coders:
         raise WorkflowError(f"`{figure}` has nothing to show: it needs {FIGURES[figure].lacks}")
     everything = coders + (plan.joint_coders if FIGURES[figure].joint else [])
-    hookpoints = sorted({(coder.model, coder.hookpoint) for coder in everything})
+    models = sorted({coder.model for coder in everything})
     found = []
     if "evaluation" in needs:
         found += [at(paths.EVALUATION, coder, file="metrics.json") for coder in everything]
     if "references" in needs:
-        found += [
-            at(paths.REFERENCES, model=model, file="metrics.json") for model in {model for model, _ in hookpoints}
-        ]
+        found += [at(paths.REFERENCES, model=model, file="metrics.json") for model in models]
     if "choice" in needs:
         found += [at(paths.CHOICE, coder, file="choice.json") for coder in coders]
     if "training" in needs:
@@ -259,12 +257,12 @@ def figure_inputs(figure):
     if "probing" in needs:
         found += [at(paths.PROBES, coder, file="manifest.json") for coder in coders]
     if "runtime" in needs:
-        found += [at(paths.RUNTIME, model=model, file="manifest.json") for model, _ in hookpoints]
+        found += [at(paths.RUNTIME, model=model, file="manifest.json") for model in models]
     if "latents" in needs:
         found += [at(paths.LATENTS, coder, variant="trained", file="manifest.json") for coder in coders]
     if "explanations" in needs:
-        found += [at(paths.MODEL, model=model, file="manifest.json") for model, _ in hookpoints]
-        found += [at(paths.TOKENS, model=model, file="interpretation.safetensors") for model, _ in hookpoints]
+        found += [at(paths.MODEL, model=model, file="manifest.json") for model in models]
+        found += [at(paths.TOKENS, model=model, file="interpretation.safetensors") for model in models]
         found += [
             at(paths.interpreted(paths.EXPLANATIONS, explainer), coder, variant="trained", file="manifest.json")
             for explainer in plan.figure_explainers(figure)
