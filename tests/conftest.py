@@ -1,10 +1,13 @@
 """Shared fixtures."""
 
+import importlib.util
 import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from checkouts import ROOT
 
 if TYPE_CHECKING:
     from smollm2 import Fetched
@@ -15,6 +18,20 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 TINY_CONTEXT = 16
 TINY_VOCABULARY = 96
+
+
+@pytest.fixture
+def medians() -> Iterator[Callable[..., dict[str, float]]]:
+    """The benchmarks' own way to time, on one thread."""
+    from threads import one_thread
+
+    spec = importlib.util.spec_from_file_location("machine", ROOT / "benchmarks" / "machine.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for _ in one_thread():
+        yield module.medians
 
 
 @pytest.fixture(scope="session")

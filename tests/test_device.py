@@ -1,19 +1,15 @@
 """Which GPU a process takes of several (on names, as no test machine has several), and where bfloat16 products are fast."""
 
-import statistics
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from threads import one_thread
 
 from bsc import device
 from bsc.device import has_fast_bfloat16, take
-
-thread = pytest.fixture(one_thread)
 
 NAMES = ["GPU-a", "GPU-b"]
 TAKE = "import sys, pathlib; from bsc.device import take; print(take(sys.argv[2:], pathlib.Path(sys.argv[1])), flush=True)"
@@ -63,17 +59,10 @@ def test_bfloat16_is_fast_by_amx_or_by_amds_avx512(
     assert has_fast_bfloat16(torch.device("cpu")) == fast
 
 
-@pytest.mark.usefixtures("thread")
-def test_a_bfloat16_product_is_faster_where_that_is_said_and_only_there() -> None:
+def test_a_bfloat16_product_is_faster_where_that_is_said_and_only_there(medians: Callable[..., dict[str, float]]) -> None:
     """A product that takes half of what float32's does on AMD's cores, and twice that where Intel's have no AMX; a fifth of a
     second at most where it is emulated."""
     x, W = torch.randn(128, 576), torch.randn(512, 576)
-    times: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
-    for _ in range(9):
-        for dtype, taken in times.items():
-            a, b = x.to(dtype), W.to(dtype)
-            begun = time.perf_counter()
-            a @ b.T
-            taken.append(time.perf_counter() - begun)
-    faster = statistics.median(times[torch.bfloat16]) < statistics.median(times[torch.float32])
-    assert faster == has_fast_bfloat16(torch.device("cpu"))
+    x_half, W_half = x.bfloat16(), W.bfloat16()
+    taken = medians({"float32": lambda: x @ W.T, "bfloat16": lambda: x_half @ W_half.T}, 9)
+    assert (taken["bfloat16"] < taken["float32"]) == has_fast_bfloat16(torch.device("cpu")), taken

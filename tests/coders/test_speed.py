@@ -1,28 +1,15 @@
 """What the compiled kernels are for, as ratios of medians in one run: seconds depend on the machine, these hardly."""
 
 import argparse
-import importlib.util
-from pathlib import Path
 
 import pytest
 import torch
+from checkouts import ROOT
 
 from bsc.coders import kernels
 from bsc.coders.select import top_k
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 pytestmark = [pytest.mark.slow, pytest.mark.compiled]
-
-
-@pytest.fixture
-def medians():
-    """The benchmarks' own way to time."""
-    spec = importlib.util.spec_from_file_location("machine", BENCHMARKS / "machine.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    torch.set_num_threads(1)
-    return module.medians
 
 
 @pytest.fixture
@@ -62,7 +49,7 @@ def test_gradients_take_a_fraction_of_gathering_and_adding(medians, batch):
 
 def test_a_step_costs_little_more_than_its_product(medians, monkeypatch):
     """Limits leave room for a machine that does other things too: idle, they are 1.1, 1, 1, 2.3 at the sizes of the paper."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import coders
 
     shape = argparse.Namespace(width=576, latents=9_216, k=32, tokens=1_024)
