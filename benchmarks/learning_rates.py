@@ -26,15 +26,16 @@ RATES = (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2)
 KEY = ["architecture", "binariser", "k", "learning_rate"]
 
 
-def run(spec: CoderSpec, train: Path, held: Path) -> float:
-    """Train one coder in a process of its own, on one thread, and measure it."""
+def run(spec: CoderSpec, train: Path, held: Path, *, first: str = "") -> float:
+    """Train one coder in a process of its own and measure it. first: a statement that the process begins with."""
     from bsc.activations.store import ActivationStore
     from bsc.coders.load import load_coder
     from bsc.training.trial import held_out_fvu
 
     with tempfile.TemporaryDirectory() as folder:
-        command = ["bsc", "train", "--spec", spec.json_text, "--activations", str(train), "--output", folder]
-        finished = subprocess.run(command, capture_output=True, text=True)
+        program = [sys.executable, "-c", f"{first}\nfrom bsc.cli import main\nraise SystemExit(main())"]
+        options = ["train", "--spec", spec.json_text, "--activations", str(train), "--output", folder]
+        finished = subprocess.run([*program, *options], capture_output=True, text=True)
         if finished.returncode:
             print(finished.stderr[-500:], file=sys.stderr)
             return float("nan")

@@ -1,10 +1,10 @@
-"""Whether bfloat16 products change what is learned: final held-out FVU beside float32's, seed by seed.
+"""Whether screening and bfloat16 products change what is learned: final held-out FVU beside the float32 product's, by seeds.
 
     python benchmarks/precision.py
 
-Trains coders of a config at its largest k with the same activations, batches and initial weights in both precisions, and
-prints their FVU on the interpretation split. Needs the activations: run the config first. Writes
-benchmarks/results/precision.json.
+Trains coders of a config at its largest k with the same activations, batches and initial weights: selected from the float32
+product; by screening, where this CPU does that; and from the bfloat16 product, where that is fast. Prints their FVU on the
+interpretation split. Needs the activations: run the config first. Writes benchmarks/results/precision.json.
 """
 
 import argparse
@@ -12,12 +12,20 @@ import statistics
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import torch
 from learning_rates import run
 from machine import record, show
 
+from bsc.coders.kernels import screening
 from bsc.config import load
+from bsc.device import has_fast_bfloat16
 from bsc.paths import INDEX, CoderId
 from bsc.stages import Plan
+
+FLOAT32 = "float32 product"
+_DENSE = "from bsc.coders.kernels import screening; screening.pays = lambda *sizes: False"
+WAYS = {FLOAT32: ("float32", _DENSE), "screened": ("float32", ""), "bfloat16": ("bfloat16", _DENSE)}
+"""The config's dtype, and what the process begins with."""
 
 
 def main() -> None:
@@ -37,28 +45,31 @@ def main() -> None:
     )
 
     def measure(task: tuple[str, int, str]) -> float:
-        binariser, seed, dtype = task
+        binariser, seed, way = task
         coder = CoderId(first.model, first.hookpoint, "skip-transcoder", binariser, k, 1)
-        fvu = run(plan.coder(coder).spec.model_copy(update={"seed": seed, "dtype": dtype}), train, held)
+        dtype, statement = WAYS[way]
+        spec = plan.coder(coder).spec.model_copy(update={"seed": seed, "dtype": dtype})
+        fvu = run(spec, train, held, first=statement)
         print(*task, f"{fvu:.5f}", flush=True)
         return fvu
 
-    tasks = [(b, seed, dtype) for b in arguments.binarisers for seed in arguments.seeds for dtype in ("float32", "bfloat16")]
+    spec = plan.coder(first).spec
+    screened = screening.pays(spec.batch_tokens, spec.latents, k)
+    ways = [FLOAT32, *(["screened"] if screened else []), *(["bfloat16"] if has_fast_bfloat16(torch.device("cpu")) else [])]
+    tasks = [(binariser, seed, way) for binariser in arguments.binarisers for seed in arguments.seeds for way in ways]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         fvu = dict(zip(tasks, pool.map(measure, tasks), strict=True))
-    measured = {
-        binariser: {
-            "float32": [round(fvu[binariser, seed, "float32"], 5) for seed in arguments.seeds],
-            "bfloat16": [round(fvu[binariser, seed, "bfloat16"], 5) for seed in arguments.seeds],
-            "mean_relative_difference": round(
-                statistics.mean(
-                    fvu[binariser, seed, "bfloat16"] / fvu[binariser, seed, "float32"] - 1 for seed in arguments.seeds
-                ),
-                5,
-            ),
-        }
-        for binariser in arguments.binarisers
-    }
+    measured = {}
+    for binariser in arguments.binarisers:
+        for way in ways:
+            of_seeds = [fvu[binariser, seed, way] for seed in arguments.seeds]
+            plain = [fvu[binariser, seed, FLOAT32] for seed in arguments.seeds]
+            measured[f"{binariser}, {way}"] = statistics.mean(of_seeds)
+            if way != FLOAT32:
+                ratios = [one / other for one, other in zip(of_seeds, plain, strict=True)]
+                measured[f"{binariser}, {way}: over the float32 product's, less 1"] = statistics.mean(ratios) - 1
+                measured[f"{binariser}, {way}: the same, largest of a seed"] = max((ratio - 1 for ratio in ratios), key=abs)
+    measured = {case: round(value, 5) for case, value in measured.items()}
     show(f"k={k}, {arguments.seeds} seeds", measured)
     record("precision", f"k={k}, {arguments.seeds} seeds", measured)
 

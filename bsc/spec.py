@@ -2,8 +2,8 @@
 
 A rule's `params` hold both, so Snakemake reruns a job when one of them changes and only then. The fingerprint is a hash of
 the syntax trees, without docstrings and positions, of the `bsc` modules that the stage imports, directly or through others,
-and of the C++ source of the same name beside a module; a comment or a docstring changes nothing. Modules that carry values to
-a stage but compute nothing are left out: their values are in the spec.
+and of the C++ source of the same name beside a module, with the headers there; a comment or a docstring changes nothing.
+Modules that carry values to a stage but compute nothing are left out: their values are in the spec.
 """
 
 import ast
@@ -117,11 +117,12 @@ def _statements(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _compiled(name: str) -> str:
-    """The C++ source beside a module, without comments and blank lines; "" where there is none."""
+    """The C++ source beside a module, and the headers there, without comments and blank lines; "" where there is none."""
     source = _source(name)
     if source is None or not (beside := source.with_suffix(".cpp")).is_file():
         return ""
-    lines = (_COMMENT.sub("", line).rstrip() for line in beside.read_text(encoding="utf-8").splitlines())
+    files = (beside, *sorted(beside.parent.glob("*.hpp")))
+    lines = (_COMMENT.sub("", line).rstrip() for file in files for line in file.read_text(encoding="utf-8").splitlines())
     return "\n".join(line for line in lines if line)
 
 

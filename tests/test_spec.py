@@ -51,12 +51,20 @@ def test_code_changes_it_also_through_an_import(package: Path) -> None:
     assert fingerprint(package, "bsc.training.train") != before
 
 
-def test_the_compiled_kernels_are_part_of_it_without_their_comments(package: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("native.cpp", "LANES_PER_SELECTED = 8", "LANES_PER_SELECTED = 4"),
+        ("screening.cpp", "TOKENS_AT_ONCE = 96", "TOKENS_AT_ONCE = 48"),
+        ("common.hpp", "j += 16", "j += 32"),
+    ],
+)
+def test_the_compiled_kernels_are_part_of_it_without_their_comments(package: Path, file: str, old: str, new: str) -> None:
     before = fingerprint(package, "bsc.training.train")
-    kernels = package / "coders" / "kernels" / "native.cpp"
+    kernels = package / "coders" / "kernels" / file
     kernels.write_text("// another comment\n\n" + kernels.read_text())
     assert fingerprint(package, "bsc.training.train") == before
-    edit(kernels, "LANES_PER_SELECTED = 8", "LANES_PER_SELECTED = 4")
+    edit(kernels, old, new)
     assert fingerprint(package, "bsc.training.train") != before
 
 

@@ -1,8 +1,9 @@
-"""Pre-activations `p = W_enc (x - centre) + b_enc`, dense for selecting and differentiable where a binariser needs it.
+"""Pre-activations `p = W_enc (x - centre) + b_enc`: which latents are selected by them, and their values; dense where needed.
 
-Most binarisers select a few latents a token and give gradients to those alone. So the dense product is taken without autograd,
-`at` gathers the selected entries of it, and its backward touches the selected rows of `W_enc` only: no gradient of shape
-[tokens, latents] is ever made. Binarisers whose gradient is dense ask for `differentiable()`.
+Most binarisers select a few latents a token and give gradients to those alone. So `top_k` and `winners` select without
+autograd, by screening where that pays (`kernels.screening`), else from the dense product. `at` gives the selected entries, and
+its backward touches the selected rows of `W_enc` only: no gradient of shape [tokens, latents] is ever made. Binarisers whose
+gradient is dense ask for `differentiable()`.
 """
 
 from collections.abc import Callable
@@ -11,12 +12,13 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from bsc.coders import kernels
+from bsc.coders import kernels, select
+from bsc.coders.kernels import screening
 from bsc.device import has_fast_bfloat16
 
 _CHUNK_BYTES = 1 << 26
@@ -27,7 +29,7 @@ class Preactivations:
     """The pre-activations of a batch.
 
     x: encoder inputs, [tokens, d]. centre: [d], what is taken from x first (`b_dec` in an SAE), or None. W_enc: [M, d].
-    b_enc: [M]. Under autocast the product is bfloat16, otherwise it is of W_enc's type.
+    b_enc: [M]. Under autocast the dense product is bfloat16, otherwise it is of W_enc's type; screening is float32 under both.
     """
 
     def __init__(
@@ -40,17 +42,88 @@ class Preactivations:
         self._parameters = (x, centre, W_enc, b_enc)
         with torch.no_grad():
             self._centred = x if centre is None else x - centre
-            self.dense: Float[Tensor, "tokens latents"] = _linear(self._centred, W_enc, b_enc)
+        self._selected: tuple[Tensor, Tensor] | None = None
+        """The latents that were selected last, and their pre-activations."""
+
+    @cached_property
+    def dense(self) -> Float[Tensor, "tokens latents"]:
+        """All of them, without autograd: taken when first asked for."""
+        _, _, W_enc, b_enc = self._parameters
+        with torch.no_grad():
+            return _linear(self._centred, W_enc, b_enc)
 
     @property
     def value_type(self) -> torch.dtype:
         """What values are computed in: float32 or wider."""
-        return torch.promote_types(self.dense.dtype, torch.float32)
+        return torch.promote_types(self._centred.dtype, torch.float32)
+
+    def top_k(
+        self, k: int, minus: Float[Tensor, " some"] | None = None, among: slice | Int[Tensor, " some"] = slice(None)
+    ) -> Int[Tensor, "tokens {k}"]:
+        """The k largest of `p - minus` on each token, as `select.top_k` has them. among: some latents, whose `minus` it is."""
+        return self._select(screening.top_k, select.top_k, k, minus, among)
+
+    def best_of(
+        self, allowed: Bool[Tensor, " latents"], k: int, minus: Float[Tensor, " latents"] | None = None
+    ) -> Int[Tensor, "tokens selected"]:
+        """As `top_k`, among the allowed latents: min(k, how many there are) of them on each token."""
+        latents = allowed.nonzero().squeeze(1)
+        return self.top_k(min(k, len(latents)), None if minus is None else minus[latents], latents)
+
+    def winners(self, groups: int, minus: Float[Tensor, " latents"] | None = None) -> Int[Tensor, "tokens {groups}"]:
+        """The largest `p - minus` of each of `groups` contiguous groups, as `select.winners` has them."""
+        return self._select(screening.winners, select.winners, groups, minus, slice(None))
+
+    @torch.no_grad()
+    def _select(
+        self,
+        screen: Callable[..., screening.Screened | None],
+        choose: Callable[..., Int[Tensor, "tokens selected"]],
+        count: int,
+        minus: Float[Tensor, " some"] | None,
+        among: slice | Int[Tensor, " some"],
+    ) -> Int[Tensor, "tokens selected"]:
+        _, _, W_enc, b_enc = self._parameters
+        W, b, found = W_enc[among], b_enc[among], None
+        if "dense" not in self.__dict__ and screening.serves(self._centred, W, b, minus, count):
+            found = screen(self._centred, W, b, count, minus)
+        if found is None:
+            p = self._dense_among(among)
+            chosen = choose(p, count, minus)
+            values = p.gather(1, chosen).to(self.value_type)
+        else:
+            chosen, values, certain = found
+            again = certain.logical_not().nonzero().squeeze(1)
+            if len(again):
+                with torch.autocast("cpu", enabled=False):
+                    p = functional.linear(self._centred[again], W, b)
+                chosen[again] = choose(p, count, minus)
+                values[again] = p.gather(1, chosen[again])
+        indices = among[chosen] if isinstance(among, Tensor) else chosen + (among.start or 0)
+        self._selected = indices, values
+        return indices
+
+    def _dense_among(self, among: slice | Int[Tensor, " some"]) -> Float[Tensor, "tokens some"]:
+        """`dense` at some latents; of these alone, where the others were selected without it."""
+        _, _, W_enc, b_enc = self._parameters
+        without = "dense" not in self.__dict__ and screening.serves(self._centred, W_enc, b_enc, None, 1)
+        if without and among != slice(None):
+            return _linear(self._centred, W_enc[among], b_enc[among])
+        return self.dense[:, among]
 
     def at(self, indices: Int[Tensor, "tokens selected"]) -> Float[Tensor, "tokens selected"]:
         """The pre-activations at `indices`, float32 (or wider); differentiable, its backward touching those rows only."""
-        values: Tensor = _At.apply(*self._parameters, self._centred, self.dense, indices)  # type: ignore[no-untyped-call]
+        values: Tensor = _At.apply(*self._parameters, self._centred, self._values(indices), indices)  # type: ignore[no-untyped-call]
         return values
+
+    @torch.no_grad()
+    def _values(self, indices: Int[Tensor, "tokens selected"]) -> Float[Tensor, "tokens selected"]:
+        if self._selected is not None and indices is self._selected[0]:
+            return self._selected[1]
+        if "dense" in self.__dict__:
+            return self.dense.gather(1, indices).to(self.value_type)
+        _, _, W_enc, b_enc = self._parameters
+        return kernels.value_gradient(indices, self._centred, W_enc) + b_enc[indices]
 
     @cached_property
     def _attached(self) -> Float[Tensor, "tokens latents"]:
@@ -95,7 +168,7 @@ def _linear(x: Float[Tensor, "tokens d"], W: Float[Tensor, "latents d"], b: Floa
 
 
 class _At(torch.autograd.Function):
-    """Entries of W_enc (x - centre) + b_enc, gathered from the product that is there already."""
+    """Entries of W_enc (x - centre) + b_enc that are there already."""
 
     @staticmethod
     def forward(
@@ -105,11 +178,11 @@ class _At(torch.autograd.Function):
         W_enc: Tensor,
         b_enc: Tensor,
         centred: Tensor,
-        dense: Tensor,
+        values: Tensor,
         indices: Tensor,
     ) -> Tensor:
         ctx.save_for_backward(centred, W_enc, indices)
-        return dense.gather(1, indices).to(torch.promote_types(dense.dtype, torch.float32))
+        return values.clone()
 
     @staticmethod
     @once_differentiable

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from bsc.coders.kernels import gpu, native
@@ -155,15 +155,3 @@ def winners_by_torch(
     first = torch.arange(groups, device=p.device) * (p.shape[1] // groups)
     grouped = (chunk.view(len(chunk), groups, -1) for chunk in _differences(p, minus))
     return torch.cat([chunk.max(2).indices + first for chunk in grouped])
-
-
-def best_of(
-    allowed: Bool[Tensor, " latents"],
-    p: Float[Tensor, "tokens latents"],
-    k: int,
-    minus: Float[Tensor, " latents"] | None = None,
-) -> Int[Tensor, "tokens selected"]:
-    """As `top_k`, among the allowed latents only: min(k, how many there are) of them on each token."""
-    latents = allowed.nonzero().squeeze(1)
-    among = top_k(p[:, latents], min(k, len(latents)), None if minus is None else minus[latents])
-    return latents[among]

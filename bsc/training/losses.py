@@ -9,7 +9,6 @@ from torch import Tensor
 from bsc.coders.code import Code
 from bsc.coders.coder import SparseCoder
 from bsc.coders.preactivations import Preactivations
-from bsc.coders.select import top_k
 from bsc.ranks import ALONE, Ranks
 from bsc.training.frequencies import Frequencies
 
@@ -83,7 +82,7 @@ def multi_topk_error(
     coder: SparseCoder, pre: Preactivations, x: Float[Tensor, "tokens d"], y: Float[Tensor, "tokens d"]
 ) -> Float[Tensor, ""]:
     """Σ(y-ŷ)² with the ReLU of the 4k largest pre-activations (or all, where there are fewer) in the place of k."""
-    indices = top_k(pre.dense, min(MULTI_TOPK_FACTOR * coder.k, coder.latents))
+    indices = pre.top_k(min(MULTI_TOPK_FACTOR * coder.k, coder.latents))
     y_hat = coder.decode(Code(indices, torch.relu(pre.at(indices))), x)
     return (y - y_hat).square().sum()
 

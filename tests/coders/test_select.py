@@ -153,11 +153,3 @@ def test_winners(k, size, seed, dtype):
     for way in (select.winners, select.winners_by_torch):
         assert way(p, k).tolist() == [best_of_groups(row, k) for row in p.tolist()]
         assert way(p, k, minus).tolist() == [best_of_groups(row, k) for row in (p.float() - minus).tolist()]
-
-
-def test_best_of_picks_among_the_allowed_only():
-    p = torch.tensor([[9.0, 1.0, 5.0, 5.0, 7.0], [0.0, 2.0, 2.0, 2.0, 9.0]])
-    allowed = torch.tensor([False, True, True, True, False])
-    assert select.best_of(allowed, p, 2).tolist() == [[2, 3], [1, 2]]
-    assert select.best_of(allowed, p, 9).tolist() == [[1, 2, 3], [1, 2, 3]]
-    assert select.best_of(torch.zeros(5, dtype=torch.bool), p, 2).shape == (2, 0)

@@ -7,6 +7,7 @@ import torch
 from checkouts import ROOT
 
 from bsc.coders import kernels
+from bsc.coders.kernels import screening
 from bsc.coders.select import top_k
 
 pytestmark = [pytest.mark.slow, pytest.mark.compiled]
@@ -24,6 +25,19 @@ def test_selection_takes_a_fraction_of_torchs(medians, batch):
     p, *_ = batch
     taken = medians({"ours": lambda: top_k(p, 32), "torch": lambda: p.topk(32)}, 7)
     assert taken["ours"] < 0.8 * taken["torch"], taken
+
+
+def test_screening_takes_a_fraction_of_the_product_and_its_selection(medians, batch):
+    p, x, rows, *_ = batch
+    if not screening.pays(*p.shape, 32):
+        pytest.skip("this CPU does not multiply bytes fast")
+    bias = torch.zeros(len(rows))
+    cases = {
+        "screened": lambda: screening.top_k(x, rows, bias, 32),
+        "dense": lambda: top_k(torch.nn.functional.linear(x, rows, bias), 32),
+    }
+    taken = medians(cases, 7)
+    assert taken["screened"] < 0.8 * taken["dense"], taken
 
 
 def test_gradients_take_a_fraction_of_gathering_and_adding(medians, batch):
@@ -48,7 +62,10 @@ def test_gradients_take_a_fraction_of_gathering_and_adding(medians, batch):
 
 
 def test_a_step_costs_little_more_than_its_product(medians, monkeypatch):
-    """Limits leave room for a machine that does other things too: idle, they are 1.1, 1, 1, 2.3 at the sizes of the paper."""
+    """Limits leave room for a machine that does other things too: idle, and at the sizes of the paper, the first is 1.3.
+
+    Where the CPU multiplies bytes fast it is 0.6.
+    """
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import coders
 
@@ -56,7 +73,7 @@ def test_a_step_costs_little_more_than_its_product(medians, monkeypatch):
     variants = ("topk", "binary-topk", "binary-groupmax", "gumbel")
     product = coders.products(shape)["product float32"]
     taken = medians({"product": product, **{one: coders.step(one, shape, "float32") for one in variants}}, 5)
-    assert taken["topk"] < 2.3 * taken["product"], taken
+    assert taken["topk"] < (1.8 if screening.pays(1_024, 9_216, 32) else 2.3) * taken["product"], taken
     assert taken["binary-topk"] < 1.3 * taken["topk"], taken
     assert taken["binary-groupmax"] < 1.3 * taken["topk"], taken
-    assert taken["gumbel"] < 3.0 * taken["topk"], taken
+    assert taken["gumbel"] < 6.0 * taken["product"], taken

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from bsc.coders.code import Code
 from bsc.coders.preactivations import Preactivations
-from bsc.coders.select import best_of
 
 
 class Binariser(nn.Module):
@@ -63,7 +62,7 @@ class Binariser(nn.Module):
 
         Fewer where fewer are dead. Continuous: relu(p). Binary (*ours*): z = 1 for each, with the straight-through gradient.
         """
-        indices = best_of(dead, pre.dense, k_aux, self.thresholds())
+        indices = pre.best_of(dead, k_aux, self.thresholds())
         return Code(indices, self.auxiliary_values(pre, indices))
 
     def auxiliary_values(

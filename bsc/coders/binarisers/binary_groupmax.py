@@ -6,7 +6,6 @@ from torch import Tensor
 from bsc.coders.binarisers.binary_topk import Thresholded
 from bsc.coders.kernels.softmax import check_groups
 from bsc.coders.preactivations import Preactivations
-from bsc.coders.select import winners
 
 
 class BinaryGroupMax(Thresholded):
@@ -21,4 +20,4 @@ class BinaryGroupMax(Thresholded):
 
     def select(self, pre: Preactivations) -> Int[Tensor, "tokens k"]:
         """The winner of each group, by p - θ."""
-        return winners(pre.dense, self.k, minus=self.offsets())
+        return pre.winners(self.k, minus=self.offsets())

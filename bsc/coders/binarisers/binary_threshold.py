@@ -58,7 +58,7 @@ class BinaryThreshold(Binariser):
         return Code(None, self._through(margin, margin > 0))
 
     def select(self, pre: Preactivations) -> Int[Tensor, "tokens k"]:
-        """The k largest pre-activations of each token (solved)."""
+        """The k largest pre-activations of each token (solved): of the dense ones, which the threshold needs too."""
         return top_k(pre.dense, self.k)
 
     def thresholds(self) -> Float[Tensor, " latents"] | None:

@@ -10,7 +10,6 @@ from bsc.coders.binarisers.base import Binariser
 from bsc.coders.binarisers.straight_through import straight_through
 from bsc.coders.gather import gather
 from bsc.coders.preactivations import Preactivations
-from bsc.coders.select import top_k
 
 
 class Thresholded(Binariser):
@@ -50,7 +49,7 @@ class BinaryTopK(Thresholded):
 
     def select(self, pre: Preactivations) -> Int[Tensor, "tokens k"]:
         """The k largest of p - θ on each token."""
-        return top_k(pre.dense, self.k, minus=self.offsets())
+        return pre.top_k(self.k, minus=self.offsets())
 
 
 class ExactBinaryTopK(BinaryTopK):

@@ -6,7 +6,6 @@ from torch import Tensor
 from bsc.coders.binarisers.base import Continuous
 from bsc.coders.kernels.softmax import check_groups
 from bsc.coders.preactivations import Preactivations
-from bsc.coders.select import winners
 
 
 class GroupMax(Continuous):
@@ -18,4 +17,4 @@ class GroupMax(Continuous):
 
     def select(self, pre: Preactivations) -> Int[Tensor, "tokens k"]:
         """The winner of each group."""
-        return winners(pre.dense, self.k, minus=self.offsets())
+        return pre.winners(self.k, minus=self.offsets())

@@ -8,7 +8,6 @@ from bsc.coders.binarisers.binary_topk import Thresholded
 from bsc.coders.binarisers.straight_through import straight_through
 from bsc.coders.gather import gather
 from bsc.coders.preactivations import Preactivations
-from bsc.coders.select import top_k
 
 
 class Hybrid(Thresholded):
@@ -48,9 +47,9 @@ class Hybrid(Thresholded):
     def select(self, pre: Preactivations) -> Int[Tensor, "tokens k"]:
         """The best of each pool."""
         offsets = self.offsets()
-        binary = top_k(pre.dense[:, : self.binary], self.k_binary, minus=offsets[: self.binary])
-        continuous = top_k(pre.dense[:, self.binary :], self.k_continuous, minus=offsets[self.binary :])
-        return torch.cat([binary, continuous + self.binary], dim=1)
+        binary = pre.top_k(self.k_binary, offsets[: self.binary], slice(0, self.binary))
+        continuous = pre.top_k(self.k_continuous, offsets[self.binary :], slice(self.binary, None))
+        return torch.cat([binary, continuous], dim=1)
 
     def values(self, pre: Preactivations, indices: Int[Tensor, "tokens selected"]) -> Float[Tensor, "tokens selected"]:
         """1[p > θ] in the binary pool, relu(p) in the continuous one."""

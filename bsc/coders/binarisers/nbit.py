@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from bsc.coders.binarisers.base import Binariser
 from bsc.coders.gather import gather
 from bsc.coders.preactivations import Preactivations
-from bsc.coders.select import top_k
 
 _PERCENTILE = 0.99
 """Share of the first batch's selected pre-activations that the largest value sQ covers."""
@@ -36,13 +35,13 @@ class NBit(Binariser):
     def initialise_from(self, first: Callable[[], Preactivations]) -> None:
         """The same s for all latents: the 99th percentile of the selected pre-activations of the batch is sQ."""
         pre = first()
-        selected = pre.dense.gather(1, self.select(pre)).flatten().to(pre.value_type)
+        selected = pre.at(self.select(pre)).flatten()
         largest = selected.kthvalue(math.ceil(_PERCENTILE * len(selected))).values
         self.log_step.copy_((largest / self.levels).clamp_min(torch.finfo(torch.float32).tiny).log().expand_as(self.log_step))
 
     def select(self, pre: Preactivations) -> Int[Tensor, "tokens k"]:
         """The k largest pre-activations of each token."""
-        return top_k(pre.dense, self.k, minus=self.offsets())
+        return pre.top_k(self.k, minus=self.offsets())
 
     def values(self, pre: Preactivations, indices: Int[Tensor, "tokens selected"]) -> Float[Tensor, "tokens selected"]:
         """Whole multiples of the step size on S, from 0 to Q of them."""

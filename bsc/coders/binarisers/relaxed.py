@@ -17,7 +17,6 @@ from bsc.coders.binarisers.base import Binariser
 from bsc.coders.code import Code
 from bsc.coders.kernels.softmax import Softmax, check_groups
 from bsc.coders.preactivations import Preactivations
-from bsc.coders.select import winners
 
 
 class Sampled(Binariser):
@@ -31,7 +30,7 @@ class Sampled(Binariser):
     def forward(self, pre: Preactivations, generator: torch.Generator | None = None) -> Code:
         """Values z = 1 at the winner of each group. Raises ValueError in training mode without a generator."""
         if not self.training:
-            indices = winners(pre.dense, self.k)
+            indices = pre.winners(self.k)
             return Code(indices, torch.ones_like(indices, dtype=pre.value_type))
         if generator is None:
             raise ValueError("this binariser samples while training: pass a generator")

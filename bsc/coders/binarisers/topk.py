@@ -5,7 +5,6 @@ from torch import Tensor
 
 from bsc.coders.binarisers.base import Continuous
 from bsc.coders.preactivations import Preactivations
-from bsc.coders.select import top_k
 
 
 class TopK(Continuous):
@@ -13,4 +12,4 @@ class TopK(Continuous):
 
     def select(self, pre: Preactivations) -> Int[Tensor, "tokens k"]:
         """The k largest pre-activations of each token."""
-        return top_k(pre.dense, self.k, minus=self.offsets())
+        return pre.top_k(self.k, minus=self.offsets())

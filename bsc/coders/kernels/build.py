@@ -1,4 +1,4 @@
-"""Compile native.cpp for this machine's CPU, once, into the user's cache."""
+"""Compile the C++ kernels for this machine's CPU, once, into the user's cache."""
 
 import ctypes
 import functools
@@ -14,7 +14,9 @@ from pathlib import Path
 from bsc.errors import UserError
 from bsc.io import atomic, sha256, write_text
 
-SOURCE = Path(__file__).with_name("native.cpp")
+FOLDER = Path(__file__).parent
+SOURCES = tuple(FOLDER / name for name in ("native.cpp", "screening.cpp"))
+HEADER = FOLDER / "common.hpp"
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp-simd", "-ffp-contract=fast", "-fPIC", "-shared", "-pthread")
 COMPILERS = ("c++", "g++", "clang++")
 
@@ -24,7 +26,7 @@ def library() -> ctypes.CDLL | None:
     """The compiled kernels; None, and a line on stderr that says why, where they cannot be had.
 
     They lie under $XDG_CACHE_HOME/bsc (else ~/.cache/bsc), by the digest of source, flags, compiler and CPU, and are compiled
-    when they are not there, or damaged: about three seconds. $CXX is the compiler, with arguments if it has some, as
+    when they are not there, or damaged: about six seconds. $CXX is the compiler, with arguments if it has some, as
     `ccache g++`; without it the first of COMPILERS is taken.
     """
     try:
@@ -44,13 +46,13 @@ def library() -> ctypes.CDLL | None:
 
 def _built(compiler: list[str]) -> Path:
     version = subprocess.run([*compiler, "--version"], check=True, capture_output=True, text=True).stdout
-    facts = "\n".join([SOURCE.read_text(), *FLAGS, *compiler, version, _cpu()])
+    facts = "\n".join([*(file.read_text() for file in (HEADER, *SOURCES)), *FLAGS, *compiler, version, _cpu()])
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bsc"
     path = cache / f"native-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.so"
     digest = path.with_suffix(".sha256")
     if not (path.exists() and digest.exists() and digest.read_text() == sha256(path)):  # to load half a library is to die of it
         with atomic(path) as made:
-            subprocess.run([*compiler, *FLAGS, str(SOURCE), "-o", str(made)], check=True, capture_output=True, text=True)
+            subprocess.run([*compiler, *FLAGS, *map(str, SOURCES), "-o", str(made)], check=True, capture_output=True, text=True)
         write_text(digest, sha256(path))
     return path
 

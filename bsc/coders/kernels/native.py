@@ -42,9 +42,10 @@ class _Softmax(ctypes.Structure):
     )
 
 
-def _call(name: str, *arguments: Tensor | ctypes.Array[_Softmax] | ctypes.c_void_p | float | None) -> None:
+def call(name: str, *arguments: Tensor | ctypes.Array[_Softmax] | ctypes.c_void_p | float | None) -> int:
     """Call a function of the library: tensors go by the address of their contiguous data, int as int64, float as double."""
-    getattr(library(), name)(*map(_converted, arguments))
+    result: int = getattr(library(), name)(*map(_converted, arguments))
+    return result
 
 
 def _converted(argument: Any) -> Any:
@@ -71,7 +72,7 @@ def decode(
     tokens, selected = indices.shape
     total = rows.new_empty(tokens, rows.shape[1])
     inputs = indices.contiguous(), values.contiguous(), rows.contiguous()
-    _call("bsc_decode", *inputs, tokens, selected, rows.shape[1], _threads(), total)
+    call("bsc_decode", *inputs, tokens, selected, rows.shape[1], _threads(), total)
     return total
 
 
@@ -82,7 +83,7 @@ def value_gradient(
     tokens, selected = indices.shape
     products = gradient.new_empty(tokens, selected)
     inputs = indices.contiguous(), gradient.contiguous(), rows.contiguous()
-    _call("bsc_value_gradient", *inputs, tokens, selected, rows.shape[1], _threads(), products)
+    call("bsc_value_gradient", *inputs, tokens, selected, rows.shape[1], _threads(), products)
     return products
 
 
@@ -96,7 +97,7 @@ def row_gradient(
     tokens, selected = indices.shape
     total = x.new_empty(rows, x.shape[1])
     inputs = indices.contiguous(), weights.contiguous(), x.contiguous()
-    _call("bsc_row_gradient", *inputs, tokens, selected, rows, x.shape[1], _threads(), total)
+    call("bsc_row_gradient", *inputs, tokens, selected, rows, x.shape[1], _threads(), total)
     return total
 
 
@@ -107,7 +108,7 @@ def top_k(
     selected = torch.empty(len(p), k, dtype=torch.int64)
     p = p if p.stride(1) == 1 else p.contiguous()  # a slice of the latents is read where it lies
     at = ctypes.c_void_p(p.data_ptr())
-    _call(f"bsc_top_k_{_suffix(p)}", at, _contiguous(minus), *p.shape, p.stride(0), k, _threads(), selected)
+    call(f"bsc_top_k_{_suffix(p)}", at, _contiguous(minus), *p.shape, p.stride(0), k, _threads(), selected)
     return selected
 
 
@@ -117,7 +118,7 @@ def winners(
     """The index of the largest `p - minus` of each of `groups` contiguous groups; of equal values the lowest index wins."""
     selected = torch.empty(len(p), groups, dtype=torch.int64)
     shape = len(p), groups, p.shape[1] // groups
-    _call(f"bsc_winners_{_suffix(p)}", p.contiguous(), _contiguous(minus), *shape, _threads(), selected)
+    call(f"bsc_winners_{_suffix(p)}", p.contiguous(), _contiguous(minus), *shape, _threads(), selected)
     return selected
 
 
@@ -128,7 +129,7 @@ def softmax(
     winners = torch.empty(len(p), groups, dtype=torch.int64)
     largest, total = torch.empty(len(p), groups), torch.empty(len(p), groups)
     shape = len(p), groups, p.shape[1] // groups
-    _call(f"bsc_softmax_{_suffix(p)}", p.contiguous(), keys, float(beta), *shape, _threads(), winners, largest, total)
+    call(f"bsc_softmax_{_suffix(p)}", p.contiguous(), keys, float(beta), *shape, _threads(), winners, largest, total)
     return winners, Softmax(beta, keys, largest, total)
 
 
@@ -139,7 +140,7 @@ def draw(
     drawn = torch.empty(uniform.shape, dtype=torch.int64)
     shape = len(p), softmax.groups, p.shape[1] // softmax.groups
     inputs = p.contiguous(), softmax.largest, softmax.total, uniform.contiguous()
-    _call(f"bsc_draw_{_suffix(p)}", *inputs, *shape, _threads(), drawn)
+    call(f"bsc_draw_{_suffix(p)}", *inputs, *shape, _threads(), drawn)
     return drawn
 
 
@@ -166,21 +167,21 @@ def softmax_gradient(
     groups = terms[0][0].groups
     shape = indices.shape[1], len(p), groups, p.shape[1] // groups
     inputs = p.contiguous(), structures, len(terms), indices.contiguous(), extra.contiguous()
-    _call(f"bsc_softmax_gradient_{_suffix(p)}", *inputs, *shape, _threads(), gradient)
+    call(f"bsc_softmax_gradient_{_suffix(p)}", *inputs, *shape, _threads(), gradient)
     return gradient
 
 
 def column_sums(p: Float[Tensor, "tokens latents"]) -> Float[Tensor, " latents"]:
     """The sum of each column, in float32."""
     sums = torch.empty(p.shape[1])
-    _call(f"bsc_column_sums_{_suffix(p)}", p.contiguous(), *p.shape, _threads(), sums)
+    call(f"bsc_column_sums_{_suffix(p)}", p.contiguous(), *p.shape, _threads(), sums)
     return sums
 
 
 def solve_threshold(p: Float[Tensor, "tokens latents"], k: int) -> Float[Tensor, "tokens 1"]:
     """τ of each token with Σ_j σ(p_j - τ) = k."""
     thresholds = torch.empty(len(p), 1)
-    _call(f"bsc_threshold_{_suffix(p)}", p.contiguous(), *p.shape, k, _threads(), thresholds)
+    call(f"bsc_threshold_{_suffix(p)}", p.contiguous(), *p.shape, k, _threads(), thresholds)
     return thresholds
 
 

@@ -1,0 +1,59 @@
+// What the sources of the CPU kernels share.
+
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <thread>
+#include <vector>
+
+namespace {
+
+using std::int32_t;
+using std::int64_t;
+using std::uint16_t;
+using std::uint32_t;
+using std::uint64_t;
+
+template <class To, class From>
+inline To bits_of(From from) {
+    static_assert(sizeof(To) == sizeof(From));
+    To to;
+    std::memcpy(&to, &from, sizeof to);
+    return to;
+}
+
+// Run body(worker, first, last) over pieces of [0, count) of `grain`, handed to whichever thread is free.
+template <class Body>
+void in_parallel(int64_t count, int64_t grain, int64_t threads, const Body& body) {
+    std::atomic<int64_t> next{0};
+    const auto work = [&](int worker) {
+        for (;;) {
+            const int64_t first = next.fetch_add(grain);
+            if (first >= count) return;
+            body(worker, first, std::min(count, first + grain));
+        }
+    };
+    const int64_t pieces = (count + grain - 1) / grain;
+    const int helpers = static_cast<int>(std::min(threads, pieces)) - 1;
+    std::vector<std::thread> pool;
+    for (int helper = 1; helper <= helpers; ++helper) pool.emplace_back(work, helper);
+    work(0);
+    for (auto& thread : pool) thread.join();
+}
+
+// Integers in the order of the floats; -0 and 0 are one, and NaN of either sign is above infinity.
+inline int32_t sortable(float value) {
+    int32_t bits = bits_of<int32_t>(value + 0.0f);
+    bits = (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc00000 : bits;  // a comparison of floats here would keep loops from being vectorised
+    return bits ^ ((bits >> 31) & 0x7fffffff);
+}
+
+inline void fetch_row(const float* row, int64_t width) {
+    for (int64_t j = 0; j < width; j += 16) __builtin_prefetch(row + j);
+}
+
+}  // namespace

@@ -1,0 +1,401 @@
+// Selection without the dense product: a product of 8-bit integers bounds every pre-activation from above and below, and only
+// the few latents whose upper bound reaches the k-th largest lower bound are computed, in float32. See screening.py.
+//
+// With w' = w ⊙ stretch and x' = (x - mean) / stretch, p = w·x + b = w'·x' + (w·mean + b). Both are rounded to whole steps,
+// w' = s_w q_w + δ_w and x' = s_x q_x + δ_x, so that w'·x' = s_w s_x q_w·q_x + δ_w·(s_x q_x) + w'·δ_x. Rounding is dithered: each
+// δ has mean 0 and lies within one step, whatever the numbers are. So by Hoeffding's inequality the last two terms exceed
+// BOUND (s_w |s_x q_x| + s_x |w'|) with a probability below 4 exp(-2 BOUND²), 2e-5.
+//
+// A tile of TOKENS x VECTORS sums stays in registers. The products of bytes are an instruction of AVX512-VNNI and AVX-VNNI, four
+// times as fast as float32's; elsewhere the same is computed slowly, for tests.
+
+#include "common.hpp"
+
+#include <cmath>
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
+namespace {
+
+using std::uint8_t;
+using std::int8_t;
+
+#if defined(__AVX512VNNI__) && defined(__AVX512F__)
+constexpr bool FAST = true;
+constexpr int LANES = 16, VECTORS = 4;
+#elif defined(__AVXVNNI__)
+constexpr bool FAST = true;
+constexpr int LANES = 8, VECTORS = 2;
+#else
+constexpr bool FAST = false;
+constexpr int LANES = 8, VECTORS = 2;
+#endif
+constexpr int TOKENS = 6, PANEL = LANES * VECTORS;
+constexpr int64_t TOKENS_AT_ONCE = 96;  // of one thread; their integers stay in its cache
+constexpr float BOUND = 2.5f, ROUNDING = 4e-6f, LARGEST = 127.0f;
+constexpr float NONE = std::numeric_limits<float>::lowest(), NEVER = std::numeric_limits<float>::infinity();
+
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t Sums __attribute__((vector_size(4 * LANES)));
+
+template <class Vector, class T>
+inline Vector load(const T* from) {
+    Vector vector;
+    std::memcpy(&vector, from, sizeof vector);
+    return vector;
+}
+
+// To each lane's sum, the product of its four unsigned bytes with the four signed ones of `signed4`.
+inline Sums add_products(Sums sums, const uint8_t* unsigned4, int32_t signed4) {
+#if defined(__AVX512VNNI__) && defined(__AVX512F__)
+    return Sums(_mm512_dpbusd_epi32(__m512i(sums), _mm512_loadu_si512(unsigned4), _mm512_set1_epi32(signed4)));
+#elif defined(__AVXVNNI__)
+    return Sums(_mm256_dpbusd_avx_epi32(__m256i(sums), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(unsigned4)), _mm256_set1_epi32(signed4)));
+#else
+    for (int lane = 0; lane < LANES; ++lane)
+        for (int byte = 0; byte < 4; ++byte)
+            sums[lane] += static_cast<int32_t>(unsigned4[4 * lane + byte]) * static_cast<int8_t>(signed4 >> (8 * byte));
+    return sums;
+#endif
+}
+
+// A bit for each lane whose value is at least `least`.
+inline uint32_t reaching(Floats values, float least) {
+#if defined(__AVX512VNNI__) && defined(__AVX512F__)
+    return _mm512_cmp_ps_mask(__m512(values), _mm512_set1_ps(least), _CMP_GE_OQ);
+#elif defined(__AVXVNNI__)
+    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(__m256(values), _mm256_set1_ps(least), _CMP_GE_OQ)));
+#else
+    uint32_t bits = 0;
+    for (int lane = 0; lane < LANES; ++lane) bits |= static_cast<uint32_t>(values[lane] >= least) << lane;
+    return bits;
+#endif
+}
+
+// Numbers in [0, 1), in the place of the 1/2 that is added to round.
+std::vector<float> dither(int64_t count, uint64_t state) {
+    std::vector<float> numbers(count);
+    for (float& number : numbers) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        number = static_cast<float>(state >> 40) * 0x1p-24f;
+    }
+    return numbers;
+}
+
+struct Shape {
+    int64_t latents, width, groups;
+    int64_t size = latents / groups, vectors = (size + LANES - 1) / LANES;  // of a group; its last vector is filled up
+    int64_t panels = (groups * vectors + VECTORS - 1) / VECTORS, bytes = (width + 3) / 4 * 4;
+
+    std::vector<int32_t> group, first;  // of each vector: its group, and its first latent
+
+    Shape(int64_t latents, int64_t width, int64_t groups) : latents(latents), width(width), groups(groups) {
+        for (int64_t vector = 0; vector < panels * VECTORS; ++vector) {
+            group.push_back(static_cast<int32_t>(std::min(vector / vectors, groups - 1)));
+            first.push_back(static_cast<int32_t>(group.back() * size + (vector - group.back() * vectors) * LANES));
+        }
+    }
+};
+
+// The rounded encoder, in panels of PANEL latents: four bytes of each latent, then the next four of each. Of each latent: its
+// step s_w, the constant of its pre-activation, and the factors of its bounds: of s_x, of |s_x q_x|, of 1.
+struct Encoder {
+    std::vector<uint8_t> bytes;
+    std::vector<float> step, constant, by_step, by_norm, rounding;
+};
+
+struct Bounds {
+    Floats lower, upper;
+};
+
+// Where the factors of a panel's bounds lie.
+struct Factors {
+    const float *step, *constant, *by_step, *by_norm, *rounding;
+
+    Factors(const Encoder& encoder, int64_t lane)
+        : step(&encoder.step[lane]), constant(&encoder.constant[lane]), by_step(&encoder.by_step[lane]), by_norm(&encoder.by_norm[lane]), rounding(&encoder.rounding[lane]) {}
+
+    Bounds bounds(int lane, const int32_t* sums, float of_step, float of_norm) const {
+        const Floats product = __builtin_convertvector(load<Sums>(sums + lane), Floats);
+        const Floats middle = product * load<Floats>(step + lane) * of_step + load<Floats>(constant + lane);
+        const Floats slack = load<Floats>(by_step + lane) * of_step + (load<Floats>(by_norm + lane) * of_norm + load<Floats>(rounding + lane));
+        return {middle - slack, middle + slack};
+    }
+};
+
+struct Inputs {
+    const float *x, *W, *b, *minus, *mean, *stretch;
+};
+
+bool round_encoder(const Inputs& in, const Shape& shape, int64_t threads, Encoder& encoder) {
+    const int64_t lanes = shape.panels * PANEL;
+    encoder.bytes.resize(lanes * shape.bytes);
+    for (auto* factors : {&encoder.step, &encoder.by_step, &encoder.by_norm, &encoder.rounding}) factors->assign(lanes, 0.0f);
+    encoder.constant.assign(lanes, -NEVER);
+    const std::vector<float> offsets = dither(shape.bytes, 1);
+    double square = 0;
+    for (int64_t i = 0; i < shape.width; ++i) square += static_cast<double>(in.mean[i]) * in.mean[i];
+    const float mean_norm = static_cast<float>(std::sqrt(square));
+    std::atomic<bool> finite{true};
+    in_parallel(shape.panels, 4, threads, [&](int, int64_t first, int64_t last) {
+        std::vector<float> stretched(shape.bytes, 0.0f);
+        std::vector<uint8_t> rounded(shape.bytes);
+        for (int64_t lane = first * PANEL; lane < last * PANEL; ++lane) {
+            uint8_t* out = encoder.bytes.data() + lane / PANEL * PANEL * shape.bytes + lane % PANEL * 4;
+            const int64_t latent = shape.first[lane / LANES] + lane % LANES;
+            if (latent >= (shape.group[lane / LANES] + 1) * shape.size) {
+                for (int64_t i = 0; i < shape.bytes; i += 4) std::memset(out + i * PANEL, 128, 4);
+                continue;
+            }
+            const float *w = in.W + latent * shape.width, *mean = in.mean, *stretch = in.stretch, *offset = offsets.data();
+            float *value = stretched.data(), largest = 0, norm = 0, plain = 0, constant = 0;
+#pragma omp simd reduction(max : largest) reduction(+ : norm, plain, constant)
+            for (int64_t i = 0; i < shape.width; ++i) {
+                value[i] = w[i] * stretch[i];
+                largest = std::max(largest, std::abs(value[i]));
+                norm += value[i] * value[i];
+                plain += w[i] * w[i];
+                constant += w[i] * mean[i];
+            }
+            const float scale = largest > 0 ? LARGEST / largest : 0.0f;
+            uint8_t* whole = rounded.data();
+#pragma omp simd
+            for (int64_t i = 0; i < shape.bytes; ++i) whole[i] = static_cast<uint8_t>(static_cast<int32_t>(value[i] * scale + (128.0f + offset[i])));
+            for (int64_t i = 0; i < shape.bytes; i += 4) std::memcpy(out + i * PANEL, whole + i, 4);
+            const float minus = in.minus ? in.minus[latent] : 0.0f;
+            encoder.step[lane] = largest / LARGEST;
+            encoder.constant[lane] = constant + in.b[latent] - minus;
+            encoder.by_step[lane] = BOUND * std::sqrt(norm);
+            encoder.by_norm[lane] = BOUND * largest / LARGEST;
+            encoder.rounding[lane] = ROUNDING * (std::abs(in.b[latent]) + std::abs(minus) + mean_norm * std::sqrt(plain));
+            if (!std::isfinite(norm + encoder.constant[lane] + encoder.rounding[lane])) finite = false;
+        }
+    });
+    return finite;
+}
+
+// Some tokens, rounded; and, of each, the latents that may be among its largest.
+template <bool grouped>
+class Tokens {
+  public:
+    Tokens(const Inputs& inputs, const Shape& dimensions, int64_t first_token, int64_t count, int64_t k)
+        : in(inputs), shape(dimensions), first(first_token), tokens(count), k(k),
+          padded((count + TOKENS - 1) / TOKENS * TOKENS), room(grouped ? 16 * shape.groups + 64 : 4 * std::max<int64_t>(k, 64)),
+          bytes(padded * shape.bytes, 0), start(padded, 0), step(padded, 0.0f), norm(padded, 0.0f), held(padded, 0),
+          least(padded * shape.groups, NONE), lower(padded * room), upper(padded * room), latent(padded * room) {
+        const std::vector<float> offsets = dither(shape.bytes, 2);
+        std::vector<float> centred(shape.width);
+        for (int64_t token = 0; token < tokens; ++token) {
+            const float *x = in.x + (first + token) * shape.width, *mean = in.mean, *stretch = in.stretch, *offset = offsets.data();
+            float *value = centred.data(), largest = 0, square = 0;
+#pragma omp simd reduction(max : largest) reduction(+ : square)
+            for (int64_t i = 0; i < shape.width; ++i) {
+                value[i] = (x[i] - mean[i]) / stretch[i];
+                largest = std::max(largest, std::abs(value[i]));
+                square += value[i] * value[i];
+            }
+            if (!std::isfinite(square)) {
+                give_up(token);
+                continue;
+            }
+            const float scale = largest > 0 ? LARGEST / largest : 0.0f;
+            int8_t* whole = bytes.data() + token * shape.bytes;
+            int32_t sum = 0, squares = 0;
+#pragma omp simd reduction(+ : sum, squares)
+            for (int64_t i = 0; i < shape.width; ++i) {
+                const int32_t q = static_cast<int32_t>(value[i] * scale + (128.0f + offset[i])) - 128;
+                whole[i] = static_cast<int8_t>(q);
+                sum += q;
+                squares += q * q;
+            }
+            start[token] = -128 * sum;  // for the 128 by which the encoder's bytes are above their numbers
+            step[token] = largest / LARGEST;
+            norm[token] = step[token] * std::sqrt(static_cast<float>(squares));
+        }
+        for (int64_t token = tokens; token < padded; ++token) give_up(token);
+    }
+
+    void screen(const Encoder& encoder) {
+        for (int64_t panel = 0; panel < shape.panels; ++panel) {
+            const Factors factors(encoder, panel * PANEL);
+            for (int64_t token = 0; token < padded; token += TOKENS) {
+                alignas(64) int32_t sums[TOKENS * PANEL];
+                multiply(bytes.data() + token * shape.bytes, encoder.bytes.data() + panel * PANEL * shape.bytes, start.data() + token, sums);
+                for (int64_t one = token; one < token + TOKENS; ++one) consider(factors, panel, one, sums + (one - token) * PANEL);
+            }
+        }
+    }
+
+    // The best of a token's candidates, by their float32 pre-activations; false where the candidates were too many.
+    bool finish(int64_t token, int64_t* selected, float* values) {
+        if (held[token] < 0) return false;
+        tighten(token, 32);
+        const float* x = in.x + (first + token) * shape.width;
+        const int32_t* candidate = latent.data() + token * room;
+        std::vector<std::pair<uint64_t, float>> ranked;
+        ranked.reserve(held[token]);
+        for (int64_t at = 0; at < held[token]; ++at) {
+            if (at + 4 < held[token]) fetch_row(in.W + candidate[at + 4] * shape.width, shape.width);
+            const float* w = in.W + candidate[at] * shape.width;
+            float p = 0;
+#pragma omp simd reduction(+ : p)
+            for (int64_t i = 0; i < shape.width; ++i) p += w[i] * x[i];
+            p += in.b[candidate[at]];
+            const uint64_t rank = static_cast<uint32_t>(sortable(in.minus ? p - in.minus[candidate[at]] : p)) ^ 0x80000000u;
+            ranked.push_back({rank << 32 | (0xffffffffu - static_cast<uint32_t>(candidate[at])), p});
+        }
+        const auto latent_at = [](const std::pair<uint64_t, float>& of) { return static_cast<int64_t>(0xffffffffu - static_cast<uint32_t>(of.first)); };
+        if (grouped) {  // candidates are in order of latents, so a group's lie together
+            int64_t group = -1;
+            uint64_t best = 0;
+            for (const auto& one : ranked) {
+                const bool next = latent_at(one) / shape.size != group;
+                if (next) group = latent_at(one) / shape.size;
+                if (next || one.first > best) {
+                    best = one.first;
+                    selected[group] = latent_at(one);
+                    values[group] = one.second;
+                }
+            }
+            return true;
+        }
+        std::nth_element(ranked.begin(), ranked.begin() + (k - 1), ranked.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+        std::sort(ranked.begin(), ranked.begin() + k, [&](const auto& a, const auto& b) { return latent_at(a) < latent_at(b); });
+        for (int64_t s = 0; s < k; ++s) {
+            selected[s] = latent_at(ranked[s]);
+            values[s] = ranked[s].second;
+        }
+        return true;
+    }
+
+  private:
+    void give_up(int64_t token) {
+        held[token] = -1;
+        std::fill_n(least.begin() + token * shape.groups, shape.groups, NEVER);
+    }
+
+    // Never inlined: elsewhere compilers run out of registers and keep the sums in memory.
+    __attribute__((noinline)) void multiply(const int8_t* x, const uint8_t* panel, const int32_t* starts, int32_t* out) const {
+        Sums sums[TOKENS][VECTORS];
+#pragma GCC unroll 8
+        for (int token = 0; token < TOKENS; ++token)
+#pragma GCC unroll 4
+            for (int vector = 0; vector < VECTORS; ++vector) sums[token][vector] = Sums{} + starts[token];
+        for (int64_t i = 0; i < shape.bytes; i += 4)
+#pragma GCC unroll 8
+            for (int token = 0; token < TOKENS; ++token) {
+                const int32_t four = load<int32_t>(x + token * shape.bytes + i);
+#pragma GCC unroll 4
+                for (int vector = 0; vector < VECTORS; ++vector)
+                    sums[token][vector] = add_products(sums[token][vector], panel + (i * VECTORS + vector * 4) * LANES, four);
+            }
+#pragma GCC unroll 8
+        for (int token = 0; token < TOKENS; ++token)
+#pragma GCC unroll 4
+            for (int vector = 0; vector < VECTORS; ++vector) std::memcpy(out + token * PANEL + vector * LANES, &sums[token][vector], sizeof(Sums));
+    }
+
+    // Note the latents of a panel whose upper bound reaches what the token has by now.
+    void consider(const Factors& factors, int64_t panel, int64_t token, const int32_t* sums) {
+        const float of_step = step[token], of_norm = norm[token], *bar = least.data() + token * shape.groups;
+        uint32_t reached[VECTORS], any = 0;
+#pragma GCC unroll 4
+        for (int vector = 0; vector < VECTORS; ++vector) {
+            const Bounds bounds = factors.bounds(vector * LANES, sums, of_step, of_norm);
+            any |= reached[vector] = reaching(bounds.upper, bar[grouped ? shape.group[panel * VECTORS + vector] : 0]);
+        }
+        if (__builtin_expect(!any, 1)) return;
+        for (int vector = 0; vector < VECTORS; ++vector)
+            if (reached[vector]) note(token, panel * VECTORS + vector, factors.bounds(vector * LANES, sums, of_step, of_norm));
+    }
+
+    void note(int64_t token, int64_t vector, const Bounds& bounds) {
+        float& bar = least[token * shape.groups + (grouped ? shape.group[vector] : 0)];
+        uint32_t reached = reaching(bounds.upper, bar);
+        if (grouped)
+            for (uint32_t left = reached; left; left &= left - 1) bar = std::max(bar, bounds.lower[__builtin_ctz(left)]);
+        if (held[token] + LANES > room) {
+            tighten(token, 12);
+            if (held[token] + LANES > room) return give_up(token);
+        }
+        reached = reaching(bounds.upper, bar);
+        for (int64_t at = token * room + held[token]; reached; reached &= reached - 1, ++at, ++held[token]) {
+            const int one = __builtin_ctz(reached);
+            lower[at] = bounds.lower[one];
+            upper[at] = bounds.upper[one];
+            latent[at] = shape.first[vector] + one;
+        }
+    }
+
+    // Raise the bar to (nearly) the k-th largest lower bound, by bisection, and drop the candidates below it.
+    void tighten(int64_t token, int halvings) {
+        const int64_t count = held[token];
+        float *low = lower.data() + token * room, *high = upper.data() + token * room, *bar = least.data() + token * shape.groups;
+        int32_t* index = latent.data() + token * room;
+        if (!grouped && count >= k) {
+            const auto [smallest, largest] = std::minmax_element(low, low + count);
+            float reached = std::max(*smallest, *bar), beyond = *largest;
+            for (int halving = 0; halving < halvings; ++halving) {
+                const float tried = reached + (beyond - reached) / 2;
+                int32_t above = 0;
+#pragma omp simd reduction(+ : above)
+                for (int64_t at = 0; at < count; ++at) above += low[at] >= tried;
+                (above >= k ? reached : beyond) = tried;
+                if (above == k) break;
+            }
+            *bar = reached;
+        }
+        int64_t kept = 0;
+        for (int64_t at = 0; at < count; ++at) {
+            const bool keep = high[at] >= bar[grouped ? index[at] / shape.size : 0];
+            low[kept] = low[at];
+            high[kept] = high[at];
+            index[kept] = index[at];
+            kept += keep;
+        }
+        held[token] = kept;
+    }
+
+    const Inputs& in;
+    const Shape& shape;
+    const int64_t first, tokens, k;
+    const int64_t padded, room;
+    std::vector<int8_t> bytes;
+    std::vector<int32_t> start;
+    std::vector<float> step, norm;
+    std::vector<int64_t> held;  // how many candidates a token has; -1 where they were too many, or it has none
+    std::vector<float> least;   // the bar of each of its groups: what an upper bound must reach
+    std::vector<float> lower, upper;
+    std::vector<int32_t> latent;
+};
+
+}  // namespace
+
+extern "C" {
+
+int bsc_screening_is_fast() { return FAST; }
+
+// `groups` of 0: the k largest of each token; else the largest of each group. Returns 0, and selects nothing, where the inputs
+// are not finite; certain: 0 for the tokens that are not done, as their candidates are too many.
+int bsc_screen(const float* x, const float* W, const float* b, const float* minus, const float* mean, const float* stretch, int64_t tokens, int64_t latents, int64_t width, int64_t k, int64_t groups, int64_t threads, int64_t* selected, float* values, uint8_t* certain) {
+    const Inputs inputs{x, W, b, minus, mean, stretch};
+    const Shape shape{latents, width, groups ? groups : 1};
+    const int64_t each = groups ? groups : k;
+    Encoder encoder;
+    if (!round_encoder(inputs, shape, threads, encoder)) return 0;
+    const auto select = [&](auto some, int64_t first, int64_t last) {
+        some.screen(encoder);
+        for (int64_t token = first; token < last; ++token)
+            certain[token] = some.finish(token - first, selected + token * each, values + token * each);
+    };
+    in_parallel(tokens, TOKENS_AT_ONCE, threads, [&](int, int64_t first, int64_t last) {
+        if (groups)
+            select(Tokens<true>(inputs, shape, first, last - first, k), first, last);
+        else
+            select(Tokens<false>(inputs, shape, first, last - first, k), first, last);
+    });
+    return 1;
+}
+
+}  // extern "C"

@@ -1,0 +1,96 @@
+"""Selection without the dense product, by compiled code (screening.cpp), on CPUs that multiply bytes fast.
+
+A product of 8-bit integers, a quarter of the float32 product's work, bounds each pre-activation from above and from below. The
+few latents whose upper bound reaches the k-th largest lower bound are computed in float32, and the best of these are selected:
+the same latents that the float32 product would select, but for its rounding. No [tokens, latents] tensor is made.
+
+Bounds hold each with a probability of 1 - 2e-5 or more (Hoeffding's inequality; rounding is dithered, from fixed numbers, so a
+rerun selects the same). They are of the centred batch, its dimensions stretched to where encoder and batch have like spreads.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from bsc.coders.kernels import native
+from bsc.coders.kernels.build import library
+from bsc.coders.kernels.softmax import check_groups
+
+_FEWEST_TOKENS, _FEWEST_LATENTS, _FEWEST_LATENTS_PER_SELECTED = 256, 2048, 64
+"""With fewer tokens rounding the encoder costs more than it saves; with fewer latents computing the candidates does."""
+_SMALLEST_SPREAD = 1e-3
+"""Of a dimension, over the mean of all: a constant one is not stretched without end."""
+_SAMPLED_ROWS = 16
+"""One encoder row in so many says how far a dimension's weights spread."""
+
+
+class Screened(NamedTuple):
+    """What was selected, [tokens, selected] and ascending, the pre-activations there, and for which tokens that is certain.
+
+    A token is uncertain where too many latents are within the bounds, or its square is not finite: its row is undefined.
+    """
+
+    indices: Int[Tensor, "tokens selected"]
+    values: Float[Tensor, "tokens selected"]
+    certain: Bool[Tensor, " tokens"]
+
+
+def pays(tokens: int, latents: int, selected: int) -> bool:
+    """Whether this CPU multiplies bytes fast, and screening is faster than the dense product at these sizes."""
+    many = latents >= max(_FEWEST_LATENTS, _FEWEST_LATENTS_PER_SELECTED * selected)
+    return many and tokens >= _FEWEST_TOKENS and (compiled := library()) is not None and bool(compiled.bsc_screening_is_fast())
+
+
+def serves(x: Tensor, W: Tensor, b: Tensor, minus: Tensor | None, selected: int) -> bool:
+    """Whether to select by this in the place of a dense product: float32 on the CPU, compiled, and it pays."""
+    given = (x, W, b) if minus is None else (x, W, b, minus)
+    sizes = len(x), len(W), selected
+    return selected > 0 and all(len(of) == len(W) for of in given[1:]) and native.serves(*given) and pays(*sizes)
+
+
+def top_k(
+    x: Float[Tensor, "tokens d"],
+    W: Float[Tensor, "latents d"],
+    b: Float[Tensor, " latents"],
+    k: int,
+    minus: Float[Tensor, " latents"] | None = None,
+) -> Screened | None:
+    """The k largest of `W x + b - minus` on each token; of equal values the lowest indices win.
+
+    None where something in x, W, b or minus is not finite, or its square is not.
+    """
+    return _screen(x, W, b, minus, k, 0)
+
+
+def winners(
+    x: Float[Tensor, "tokens d"],
+    W: Float[Tensor, "latents d"],
+    b: Float[Tensor, " latents"],
+    groups: int,
+    minus: Float[Tensor, " latents"] | None = None,
+) -> Screened | None:
+    """As `top_k`, the largest of each of `groups` contiguous groups of the latents.
+
+    Raises ValueError when the latents cannot be cut into so many equal groups.
+    """
+    check_groups(len(W), groups)
+    return _screen(x, W, b, minus, groups, groups)
+
+
+def _screen(x: Tensor, W: Tensor, b: Tensor, minus: Tensor | None, selected: int, groups: int) -> Screened | None:
+    mean = x.mean(0)
+    stretch = (_spread(x - mean) / _spread(W[::_SAMPLED_ROWS])).sqrt()
+    indices = torch.empty(len(x), selected, dtype=torch.int64)
+    found = Screened(indices, torch.empty(len(x), selected), torch.empty(len(x), dtype=torch.bool))
+    inputs = (None if tensor is None else tensor.contiguous() for tensor in (x, W, b, minus, mean, stretch))
+    shape = len(x), len(W), x.shape[1], selected, groups, torch.get_num_threads()
+    return found if native.call("bsc_screen", *inputs, *shape, *found) else None
+
+
+def _spread(rows: Float[Tensor, "rows d"]) -> Float[Tensor, " d"]:
+    """The root mean square of each dimension, kept from 0; 1 where all of them are 0."""
+    spread = rows.square().mean(0).sqrt()
+    spread += _SMALLEST_SPREAD * spread.mean()
+    return torch.where(spread > 0, spread, 1.0)
