@@ -410,11 +410,7 @@ void bsc_value_gradient(const int64_t* indices, const float* gradient, const flo
             const int64_t* index = indices + token * selected;
             for (int64_t s = 0; s < selected; ++s) {
                 if (s + 1 < selected) fetch_row(rows + index[s + 1] * width, width);
-                const float* row = rows + index[s] * width;
-                float product = 0;
-#pragma omp simd reduction(+ : product)
-                for (int64_t j = 0; j < width; ++j) product += own[j] * row[j];
-                products[token * selected + s] = product;
+                products[token * selected + s] = inner_product(own, rows + index[s] * width, width);
             }
         }
     });

@@ -32,7 +32,7 @@ constexpr bool FAST = false;
 constexpr int LANES = 8, VECTORS = 2;
 #endif
 constexpr int TOKENS = 6, PANEL = LANES * VECTORS;
-constexpr int64_t TOKENS_AT_ONCE = 96;  // of one thread; their integers stay in its cache
+constexpr int64_t LEAST_AT_ONCE = 96, MOST_AT_ONCE = 1024;  // tokens of one thread; their rows stay in its cache
 constexpr float BOUND = 2.5f, ROUNDING = 4e-6f, LARGEST = 127.0f;
 constexpr float NONE = std::numeric_limits<float>::lowest(), NEVER = std::numeric_limits<float>::infinity();
 
@@ -227,49 +227,76 @@ class Tokens {
         }
     }
 
-    // The best of a token's candidates, by their float32 pre-activations; false where the candidates were too many.
-    bool finish(int64_t token, int64_t* selected, float* values) {
-        if (held[token] < 0) return false;
-        tighten(token, 32);
-        const float* x = in.x + (first + token) * shape.width;
-        const int32_t* candidate = latent.data() + token * room;
-        std::vector<std::pair<uint64_t, float>> ranked;
-        ranked.reserve(held[token]);
-        for (int64_t at = 0; at < held[token]; ++at) {
-            if (at + 4 < held[token]) fetch_row(in.W + candidate[at + 4] * shape.width, shape.width);
-            const float* w = in.W + candidate[at] * shape.width;
-            float p = 0;
-#pragma omp simd reduction(+ : p)
-            for (int64_t i = 0; i < shape.width; ++i) p += w[i] * x[i];
-            p += in.b[candidate[at]];
-            const uint64_t rank = static_cast<uint32_t>(sortable(in.minus ? p - in.minus[candidate[at]] : p)) ^ 0x80000000u;
-            ranked.push_back({rank << 32 | (0xffffffffu - static_cast<uint32_t>(candidate[at])), p});
-        }
-        const auto latent_at = [](const std::pair<uint64_t, float>& of) { return static_cast<int64_t>(0xffffffffu - static_cast<uint32_t>(of.first)); };
-        if (grouped) {  // candidates are in order of latents, so a group's lie together
-            int64_t group = -1;
-            uint64_t best = 0;
-            for (const auto& one : ranked) {
-                const bool next = latent_at(one) / shape.size != group;
-                if (next) group = latent_at(one) / shape.size;
-                if (next || one.first > best) {
-                    best = one.first;
-                    selected[group] = latent_at(one);
-                    values[group] = one.second;
-                }
+    // The best of each token's candidates, by their float32 pre-activations; certain: whether a token's were not too many.
+    void finish(int64_t* selected, float* values, uint8_t* certain) {
+        for (int64_t token = 0; token < tokens; ++token)
+            if (held[token] >= 0) tighten(token, 32);
+        compute();
+        const int64_t each = grouped ? shape.groups : k;
+        std::vector<Ranked> ranked;
+        for (int64_t token = 0; token < tokens; ++token) {
+            certain[token] = held[token] >= 0;
+            ranked.clear();
+            for (int64_t at = token * room; at < token * room + held[token]; ++at) {
+                const uint64_t rank = static_cast<uint32_t>(sortable(in.minus ? lower[at] - in.minus[latent[at]] : lower[at])) ^ 0x80000000u;
+                ranked.push_back({rank << 32 | (0xffffffffu - static_cast<uint32_t>(latent[at])), lower[at]});
             }
-            return true;
+            if (certain[token]) choose(ranked, selected + token * each, values + token * each);
         }
-        std::nth_element(ranked.begin(), ranked.begin() + (k - 1), ranked.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
-        std::sort(ranked.begin(), ranked.begin() + k, [&](const auto& a, const auto& b) { return latent_at(a) < latent_at(b); });
-        for (int64_t s = 0; s < k; ++s) {
-            selected[s] = latent_at(ranked[s]);
-            values[s] = ranked[s].second;
-        }
-        return true;
     }
 
   private:
+    using Ranked = std::pair<uint64_t, float>;  // what orders by p - minus, then by the lowest latent; and p
+
+    static int64_t latent_of(const Ranked& one) { return static_cast<int64_t>(0xffffffffu - static_cast<uint32_t>(one.first)); }
+
+    // Put the candidates' pre-activations in the place of their lower bounds: latent by latent, whose row then stays in the cache.
+    void compute() {
+        std::vector<int64_t> next(shape.latents + 1, 0);
+        for_candidates([&](int64_t, int64_t at) { ++next[latent[at] + 1]; });
+        for (int64_t i = 0; i < shape.latents; ++i) next[i + 1] += next[i];
+        struct Pair {
+            int32_t token, at;
+        };
+        std::vector<Pair> pairs(next.back());
+        for_candidates([&](int64_t token, int64_t at) { pairs[next[latent[at]]++] = {static_cast<int32_t>(token), static_cast<int32_t>(at)}; });
+        const float* const x = in.x + first * shape.width;
+        for (size_t pair = 0; pair < pairs.size(); ++pair) {
+            if (pair + 2 < pairs.size()) fetch_row(x + pairs[pair + 2].token * shape.width, shape.width);
+            const float *w = in.W + latent[pairs[pair].at] * shape.width, *own = x + pairs[pair].token * shape.width;
+            lower[pairs[pair].at] = inner_product(w, own, shape.width) + in.b[latent[pairs[pair].at]];
+        }
+    }
+
+    template <class Body>
+    void for_candidates(const Body& body) const {
+        for (int64_t token = 0; token < tokens; ++token)
+            for (int64_t at = token * room; at < token * room + held[token]; ++at) body(token, at);
+    }
+
+    void choose(std::vector<Ranked>& ranked, int64_t* selected, float* values) const {
+        if (grouped) {  // candidates are in order of latents, so a group's lie together
+            int64_t group = -1;
+            uint64_t best = 0;
+            for (const Ranked& one : ranked) {
+                const bool next = latent_of(one) / shape.size != group;
+                if (next) group = latent_of(one) / shape.size;
+                if (next || one.first > best) {
+                    best = one.first;
+                    selected[group] = latent_of(one);
+                    values[group] = one.second;
+                }
+            }
+            return;
+        }
+        std::nth_element(ranked.begin(), ranked.begin() + (k - 1), ranked.end(), [](const Ranked& a, const Ranked& b) { return a.first > b.first; });
+        std::sort(ranked.begin(), ranked.begin() + k, [](const Ranked& a, const Ranked& b) { return latent_of(a) < latent_of(b); });
+        for (int64_t s = 0; s < k; ++s) {
+            selected[s] = latent_of(ranked[s]);
+            values[s] = ranked[s].second;
+        }
+    }
+
     void give_up(int64_t token) {
         held[token] = -1;
         std::fill_n(least.begin() + token * shape.groups, shape.groups, NEVER);
@@ -334,8 +361,13 @@ class Tokens {
         float *low = lower.data() + token * room, *high = upper.data() + token * room, *bar = least.data() + token * shape.groups;
         int32_t* index = latent.data() + token * room;
         if (!grouped && count >= k) {
-            const auto [smallest, largest] = std::minmax_element(low, low + count);
-            float reached = std::max(*smallest, *bar), beyond = *largest;
+            float reached = NEVER, beyond = NONE;
+#pragma omp simd reduction(min : reached) reduction(max : beyond)
+            for (int64_t at = 0; at < count; ++at) {
+                reached = std::min(reached, low[at]);
+                beyond = std::max(beyond, low[at]);
+            }
+            reached = std::max(reached, *bar);
             for (int halving = 0; halving < halvings; ++halving) {
                 const float tried = reached + (beyond - reached) / 2;
                 int32_t above = 0;
@@ -384,16 +416,16 @@ int bsc_screen(const float* x, const float* W, const float* b, const float* minu
     const int64_t each = groups ? groups : k;
     Encoder encoder;
     if (!round_encoder(inputs, shape, threads, encoder)) return 0;
-    const auto select = [&](auto some, int64_t first, int64_t last) {
+    const int64_t at_once = std::min(MOST_AT_ONCE, std::max(LEAST_AT_ONCE, (tokens + 2 * threads - 1) / (2 * threads)));
+    const auto select = [&](auto some, int64_t token) {
         some.screen(encoder);
-        for (int64_t token = first; token < last; ++token)
-            certain[token] = some.finish(token - first, selected + token * each, values + token * each);
+        some.finish(selected + token * each, values + token * each, certain + token);
     };
-    in_parallel(tokens, TOKENS_AT_ONCE, threads, [&](int, int64_t first, int64_t last) {
+    in_parallel(tokens, at_once, threads, [&](int, int64_t first, int64_t last) {
         if (groups)
-            select(Tokens<true>(inputs, shape, first, last - first, k), first, last);
+            select(Tokens<true>(inputs, shape, first, last - first, k), first);
         else
-            select(Tokens<false>(inputs, shape, first, last - first, k), first, last);
+            select(Tokens<false>(inputs, shape, first, last - first, k), first);
     });
     return 1;
 }
