@@ -84,11 +84,15 @@ class Preactivations:
         among: slice | Int[Tensor, " some"],
     ) -> Int[Tensor, "tokens selected"]:
         _, _, W_enc, b_enc = self._parameters
-        W, b, found = W_enc[among], b_enc[among], None
-        if "dense" not in self.__dict__ and screening.serves(self._centred, W, b, minus, count):
-            found = screen(self._centred, W, b, count, minus)
+        p = found = None
+        if "dense" not in self.__dict__ and screening.serves(self._centred, W_enc, b_enc, None, 1):
+            W, b = W_enc[among], b_enc[among]
+            if screening.serves(self._centred, W, b, minus, count):
+                found = screen(self._centred, W, b, count, minus)
+            elif among != slice(None):
+                p = _linear(self._centred, W, b)  # a product of these alone: the others were selected without one
         if found is None:
-            p = self._dense_among(among)
+            p = self.dense[:, among] if p is None else p
             chosen = choose(p, count, minus)
             values = p.gather(1, chosen).to(self.value_type)
         else:
@@ -102,14 +106,6 @@ class Preactivations:
         indices = among[chosen] if isinstance(among, Tensor) else chosen + (among.start or 0)
         self._selected = indices, values
         return indices
-
-    def _dense_among(self, among: slice | Int[Tensor, " some"]) -> Float[Tensor, "tokens some"]:
-        """`dense` at some latents; of these alone, where the others were selected without it."""
-        _, _, W_enc, b_enc = self._parameters
-        without = "dense" not in self.__dict__ and screening.serves(self._centred, W_enc, b_enc, None, 1)
-        if without and among != slice(None):
-            return _linear(self._centred, W_enc[among], b_enc[among])
-        return self.dense[:, among]
 
     def at(self, indices: Int[Tensor, "tokens selected"]) -> Float[Tensor, "tokens selected"]:
         """The pre-activations at `indices`, float32 (or wider); differentiable, its backward touching those rows only."""

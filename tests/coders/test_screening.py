@@ -50,7 +50,7 @@ def exact(x, W, b, minus):
     """p - minus in float64, and how far float32 may be from it."""
     p = x.double() @ W.double().T + b.double() - (0 if minus is None else minus.double())
     size = x.double().abs() @ W.double().abs().T + b.double().abs() + (0 if minus is None else minus.double().abs())
-    return p, 4 * torch.finfo(torch.float32).eps * size
+    return p, (x.shape[1] + 4) * torch.finfo(torch.float32).eps / 2 * size
 
 
 @settings(max_examples=60, deadline=None)
@@ -135,16 +135,18 @@ def test_ties_go_to_the_lowest_index():
 def test_too_many_candidates_and_rows_that_are_not_finite_are_uncertain():
     x, W, b = batch("normal", 5, 2_000, 48, 3)
     assert not screening.top_k(x, W[:1].repeat(2_000, 1), b[:1].repeat(2_000), 8).certain.any()
-    x, W, b = torch.zeros(40, 1), torch.full((400, 1), 3.5e18), torch.linspace(0, 1e38, 400)
-    x[7] = 1.7e19  # after stretching its square is beyond float32, and that of W is not
+    x, W, b = torch.zeros(40, 1), torch.full((400, 1), 7e14), torch.linspace(0, 9e29, 400)
+    x[7] = 7e14  # after stretching its square is beyond what is bounded, and that of W is not
     assert screening.winners(x, W, b, 4).certain.tolist() == [token != 7 for token in range(40)]
+    x = torch.zeros(40, 4)
+    x[7] = 1e-37
+    assert screening.top_k(x, torch.randn(400, 4) * 1e36, torch.randn(400), 4) is None
 
 
-@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 1e30])
-def test_what_is_not_finite_is_left_to_the_dense_product(wrong):
-    """1e30 is, but its square is not."""
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -3e38, 1e31])
+def test_what_cannot_be_bounded_is_left_to_the_dense_product(wrong):
     x, W, b = batch("normal", 5, 200, 48, 4)
-    for tensor in (x, W) if wrong == 1e30 else (x, W, b):
+    for tensor in (x, W, b):
         kept = tensor.view(-1)[77].clone()
         tensor.view(-1)[77] = wrong
         assert screening.top_k(x, W, b, 8) is None
@@ -152,8 +154,18 @@ def test_what_is_not_finite_is_left_to_the_dense_product(wrong):
         tensor.view(-1)[77] = kept
 
 
-def test_groups_that_cannot_be_cut_are_refused():
+def test_bounds_beyond_float32_are_never_taken_for_certain():
+    x, W, b = torch.zeros(40, 1), torch.full((400, 1), -1.2e19), torch.full((400,), -3e38)
+    x[7], W[::16] = 1.5e19, 3.5e18
+    assert screening.winners(x, W, b, 100) is None
+    assert screening.top_k(x, W, b, 100) is None
+
+
+def test_what_cannot_be_selected_is_refused():
     x, W, b = batch("normal", 5, 200, 8, 5)
+    for k in (0, 201):
+        with pytest.raises(ValueError, match=f"k = {k} of 200 latents"):
+            screening.top_k(x, W, b, k)
     with pytest.raises(ValueError, match="200 latents cannot be cut into 7 equal groups"):
         screening.winners(x, W, b, 7)
 

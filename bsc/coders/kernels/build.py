@@ -40,7 +40,7 @@ def library() -> ctypes.CDLL | None:
         reason = f"CXX: {error}"
     except (OSError, RuntimeError, UserError) as error:  # RuntimeError also where there is no home folder
         reason = str(error)
-    print(f"slower CPU kernels are used, with the same results: {reason}", file=sys.stderr, flush=True)
+    print(f"slower CPU kernels are used: {reason}", file=sys.stderr, flush=True)
     return None
 
 

@@ -3,8 +3,9 @@
 //
 // With w' = w ⊙ stretch and x' = (x - mean) / stretch, p = w·x + b = w'·x' + (w·mean + b). Both are rounded to whole steps,
 // w' = s_w q_w + δ_w and x' = s_x q_x + δ_x, so that w'·x' = s_w s_x q_w·q_x + δ_w·(s_x q_x) + w'·δ_x. Rounding is dithered: each
-// δ has mean 0 and lies within one step, whatever the numbers are. So by Hoeffding's inequality the last two terms exceed
-// BOUND (s_w |s_x q_x| + s_x |w'|) with a probability below 4 exp(-2 BOUND²), 2e-5.
+// δ has mean 0 and lies within one step, whatever the numbers are. So by Hoeffding's inequality, over the dither, the last two
+// terms exceed BOUND (s_w |s_x q_x| + s_x |w'|) with a probability below 4 exp(-2 BOUND²), 2e-5; that is six of their standard
+// deviations on average, and what then is missed is a latent as good as the one in its place, but for rounding.
 //
 // A tile of TOKENS x VECTORS sums stays in registers. The products of bytes are an instruction of AVX512-VNNI and AVX-VNNI, four
 // times as fast as float32's; elsewhere the same is computed slowly, for tests.
@@ -12,6 +13,7 @@
 #include "common.hpp"
 
 #include <cmath>
+#include <memory>
 #ifdef __x86_64__
 #include <immintrin.h>
 #endif
@@ -32,8 +34,11 @@ constexpr bool FAST = false;
 constexpr int LANES = 8, VECTORS = 2;
 #endif
 constexpr int TOKENS = 6, PANEL = LANES * VECTORS;
-constexpr int64_t LEAST_AT_ONCE = 96, MOST_AT_ONCE = 1024;  // tokens of one thread; their rows stay in its cache
-constexpr float BOUND = 2.5f, ROUNDING = 4e-6f, LARGEST = 127.0f;
+constexpr int64_t LEAST_AT_ONCE = 96, MOST_AT_ONCE = 1024;  // tokens of one thread: more use a row of the encoder more often
+constexpr float BOUND = 2.5f;
+constexpr float ROUNDING = 4e-6f;  // of float32 sums of many terms, over the size of these
+constexpr float LARGEST = 126.5f;  // of a row, in steps: with its dither it is a byte still
+constexpr float SMALLEST_SIZE = 1e-30f, LARGEST_SIZE = 1e30f;  // between them nothing that is made of sizes overflows
 constexpr float NONE = std::numeric_limits<float>::lowest(), NEVER = std::numeric_limits<float>::infinity();
 
 typedef float Floats __attribute__((vector_size(4 * LANES)));
@@ -101,7 +106,7 @@ struct Shape {
 // The rounded encoder, in panels of PANEL latents: four bytes of each latent, then the next four of each. Of each latent: its
 // step s_w, the constant of its pre-activation, and the factors of its bounds: of s_x, of |s_x q_x|, of 1.
 struct Encoder {
-    std::vector<uint8_t> bytes;
+    std::unique_ptr<uint8_t[]> bytes;
     std::vector<float> step, constant, by_step, by_norm, rounding;
 };
 
@@ -130,19 +135,19 @@ struct Inputs {
 
 bool round_encoder(const Inputs& in, const Shape& shape, int64_t threads, Encoder& encoder) {
     const int64_t lanes = shape.panels * PANEL;
-    encoder.bytes.resize(lanes * shape.bytes);
+    encoder.bytes.reset(new uint8_t[lanes * shape.bytes]);
     for (auto* factors : {&encoder.step, &encoder.by_step, &encoder.by_norm, &encoder.rounding}) factors->assign(lanes, 0.0f);
     encoder.constant.assign(lanes, -NEVER);
     const std::vector<float> offsets = dither(shape.bytes, 1);
     double square = 0;
     for (int64_t i = 0; i < shape.width; ++i) square += static_cast<double>(in.mean[i]) * in.mean[i];
     const float mean_norm = static_cast<float>(std::sqrt(square));
-    std::atomic<bool> finite{true};
+    std::atomic<bool> bounded{true};
     in_parallel(shape.panels, 4, threads, [&](int, int64_t first, int64_t last) {
         std::vector<float> stretched(shape.bytes, 0.0f);
         std::vector<uint8_t> rounded(shape.bytes);
         for (int64_t lane = first * PANEL; lane < last * PANEL; ++lane) {
-            uint8_t* out = encoder.bytes.data() + lane / PANEL * PANEL * shape.bytes + lane % PANEL * 4;
+            uint8_t* out = encoder.bytes.get() + lane / PANEL * PANEL * shape.bytes + lane % PANEL * 4;
             const int64_t latent = shape.first[lane / LANES] + lane % LANES;
             if (latent >= (shape.group[lane / LANES] + 1) * shape.size) {
                 for (int64_t i = 0; i < shape.bytes; i += 4) std::memset(out + i * PANEL, 128, 4);
@@ -158,7 +163,7 @@ bool round_encoder(const Inputs& in, const Shape& shape, int64_t threads, Encode
                 plain += w[i] * w[i];
                 constant += w[i] * mean[i];
             }
-            const float scale = largest > 0 ? LARGEST / largest : 0.0f;
+            const float scale = largest > SMALLEST_SIZE ? LARGEST / largest : 0.0f;
             uint8_t* whole = rounded.data();
 #pragma omp simd
             for (int64_t i = 0; i < shape.bytes; ++i) whole[i] = static_cast<uint8_t>(static_cast<int32_t>(value[i] * scale + (128.0f + offset[i])));
@@ -169,10 +174,10 @@ bool round_encoder(const Inputs& in, const Shape& shape, int64_t threads, Encode
             encoder.by_step[lane] = BOUND * std::sqrt(norm);
             encoder.by_norm[lane] = BOUND * largest / LARGEST;
             encoder.rounding[lane] = ROUNDING * (std::abs(in.b[latent]) + std::abs(minus) + mean_norm * std::sqrt(plain));
-            if (!std::isfinite(norm + encoder.constant[lane] + encoder.rounding[lane])) finite = false;
+            if (!(norm + std::abs(encoder.constant[lane]) + encoder.rounding[lane] < LARGEST_SIZE) || (largest > 0 && largest < SMALLEST_SIZE)) bounded = false;
         }
     });
-    return finite;
+    return bounded;
 }
 
 // Some tokens, rounded; and, of each, the latents that may be among its largest.
@@ -195,11 +200,11 @@ class Tokens {
                 largest = std::max(largest, std::abs(value[i]));
                 square += value[i] * value[i];
             }
-            if (!std::isfinite(square)) {
+            if (!(square < LARGEST_SIZE) || (largest > 0 && largest < SMALLEST_SIZE)) {
                 give_up(token);
                 continue;
             }
-            const float scale = largest > 0 ? LARGEST / largest : 0.0f;
+            const float scale = largest > SMALLEST_SIZE ? LARGEST / largest : 0.0f;
             int8_t* whole = bytes.data() + token * shape.bytes;
             int32_t sum = 0, squares = 0;
 #pragma omp simd reduction(+ : sum, squares)
@@ -221,7 +226,7 @@ class Tokens {
             const Factors factors(encoder, panel * PANEL);
             for (int64_t token = 0; token < padded; token += TOKENS) {
                 alignas(64) int32_t sums[TOKENS * PANEL];
-                multiply(bytes.data() + token * shape.bytes, encoder.bytes.data() + panel * PANEL * shape.bytes, start.data() + token, sums);
+                multiply(bytes.data() + token * shape.bytes, encoder.bytes.get() + panel * PANEL * shape.bytes, start.data() + token, sums);
                 for (int64_t one = token; one < token + TOKENS; ++one) consider(factors, panel, one, sums + (one - token) * PANEL);
             }
         }
@@ -396,7 +401,7 @@ class Tokens {
     std::vector<int8_t> bytes;
     std::vector<int32_t> start;
     std::vector<float> step, norm;
-    std::vector<int64_t> held;  // how many candidates a token has; -1 where they were too many, or it has none
+    std::vector<int64_t> held;  // how many candidates a token has; -1 where they were too many, and where nothing is sought
     std::vector<float> least;   // the bar of each of its groups: what an upper bound must reach
     std::vector<float> lower, upper;
     std::vector<int32_t> latent;
@@ -408,15 +413,17 @@ extern "C" {
 
 int bsc_screening_is_fast() { return FAST; }
 
-// `groups` of 0: the k largest of each token; else the largest of each group. Returns 0, and selects nothing, where the inputs
-// are not finite; certain: 0 for the tokens that are not done, as their candidates are too many.
+// `groups` of 0: the k largest of each token; else the largest of each group. Returns 0, and selects nothing, where the encoder
+// is not finite, or its sizes are beyond what is bounded; certain: 0 for the tokens that are not done, as theirs are, or as their
+// candidates are too many.
 int bsc_screen(const float* x, const float* W, const float* b, const float* minus, const float* mean, const float* stretch, int64_t tokens, int64_t latents, int64_t width, int64_t k, int64_t groups, int64_t threads, int64_t* selected, float* values, uint8_t* certain) {
     const Inputs inputs{x, W, b, minus, mean, stretch};
     const Shape shape{latents, width, groups ? groups : 1};
     const int64_t each = groups ? groups : k;
     Encoder encoder;
     if (!round_encoder(inputs, shape, threads, encoder)) return 0;
-    const int64_t at_once = std::min(MOST_AT_ONCE, std::max(LEAST_AT_ONCE, (tokens + 2 * threads - 1) / (2 * threads)));
+    const int64_t pieces = std::max(2 * threads, (tokens + MOST_AT_ONCE - 1) / MOST_AT_ONCE);
+    const int64_t at_once = std::max(LEAST_AT_ONCE, (tokens + pieces * TOKENS - 1) / (pieces * TOKENS) * TOKENS);
     const auto select = [&](auto some, int64_t token) {
         some.screen(encoder);
         some.finish(selected + token * each, values + token * each, certain + token);

@@ -4,8 +4,8 @@ A product of 8-bit integers, a quarter of the float32 product's work, bounds eac
 few latents whose upper bound reaches the k-th largest lower bound are computed in float32, and the best of these are selected:
 the same latents that the float32 product would select, but for its rounding. No [tokens, latents] tensor is made.
 
-Bounds hold each with a probability of 1 - 2e-5 or more (Hoeffding's inequality; rounding is dithered, from fixed numbers, so a
-rerun selects the same). They are of the centred batch, its dimensions stretched to where encoder and batch have like spreads.
+Bounds are some six standard deviations of the error wide, whatever the data: rounding is dithered, by fixed numbers, so that a
+rerun selects the same. They are of the centred batch, its dimensions stretched to where encoder and batch have like spreads.
 """
 
 from typing import NamedTuple
@@ -20,6 +20,8 @@ from bsc.coders.kernels.softmax import check_groups
 
 _FEWEST_TOKENS, _FEWEST_LATENTS, _FEWEST_LATENTS_PER_SELECTED = 256, 2048, 64
 """With fewer tokens rounding the encoder costs more than it saves; with fewer latents computing the candidates does."""
+_MOST_DIMENSIONS = 1 << 14
+"""Sums of that many products of bytes fit in 32 bits."""
 _SMALLEST_SPREAD = 1e-3
 """Of a dimension, over the mean of all: a constant one is not stretched without end."""
 _SAMPLED_ROWS = 16
@@ -29,7 +31,7 @@ _SAMPLED_ROWS = 16
 class Screened(NamedTuple):
     """What was selected, [tokens, selected] and ascending, the pre-activations there, and for which tokens that is certain.
 
-    A token is uncertain where too many latents are within the bounds, or its square is not finite: its row is undefined.
+    A token is uncertain where too many latents are within the bounds, or x too large or small for them: its row is undefined.
     """
 
     indices: Int[Tensor, "tokens selected"]
@@ -46,8 +48,8 @@ def pays(tokens: int, latents: int, selected: int) -> bool:
 def serves(x: Tensor, W: Tensor, b: Tensor, minus: Tensor | None, selected: int) -> bool:
     """Whether to select by this in the place of a dense product: float32 on the CPU, compiled, and it pays."""
     given = (x, W, b) if minus is None else (x, W, b, minus)
-    sizes = len(x), len(W), selected
-    return selected > 0 and all(len(of) == len(W) for of in given[1:]) and native.serves(*given) and pays(*sizes)
+    fits = selected > 0 and x.shape[1] <= _MOST_DIMENSIONS and all(len(of) == len(W) for of in given[1:])
+    return fits and native.serves(*given) and pays(len(x), len(W), selected)
 
 
 def top_k(
@@ -59,8 +61,11 @@ def top_k(
 ) -> Screened | None:
     """The k largest of `W x + b - minus` on each token; of equal values the lowest indices win.
 
-    None where something in x, W, b or minus is not finite, or its square is not.
+    None where something in x, W, b or minus is not finite, or too large or small for bounds. Raises ValueError when there are
+    fewer than k latents, or k is not above 0.
     """
+    if not 0 < k <= len(W):
+        raise ValueError(f"cannot screen for k = {k} of {len(W)} latents")
     return _screen(x, W, b, minus, k, 0)
 
 
@@ -82,11 +87,11 @@ def winners(
 def _screen(x: Tensor, W: Tensor, b: Tensor, minus: Tensor | None, selected: int, groups: int) -> Screened | None:
     mean = x.mean(0)
     stretch = (_spread(x - mean) / _spread(W[::_SAMPLED_ROWS])).sqrt()
-    indices = torch.empty(len(x), selected, dtype=torch.int64)
-    found = Screened(indices, torch.empty(len(x), selected), torch.empty(len(x), dtype=torch.bool))
+    shape = len(x), selected
+    found = Screened(x.new_empty(shape, dtype=torch.int64), x.new_empty(shape), x.new_empty(len(x), dtype=torch.bool))
     inputs = (None if tensor is None else tensor.contiguous() for tensor in (x, W, b, minus, mean, stretch))
-    shape = len(x), len(W), x.shape[1], selected, groups, torch.get_num_threads()
-    return found if native.call("bsc_screen", *inputs, *shape, *found) else None
+    sizes = len(x), len(W), x.shape[1], selected, groups, torch.get_num_threads()
+    return found if native.call("bsc_screen", *inputs, *sizes, *found) else None
 
 
 def _spread(rows: Float[Tensor, "rows d"]) -> Float[Tensor, " d"]:
