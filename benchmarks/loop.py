@@ -1,9 +1,9 @@
-"""The training loop on stored activations beside the bare step on one batch that is in memory already, in the same run.
+"""The training loop on stored activations beside the bare step on batches that are in memory already, in the same run.
 
     python benchmarks/loop.py
 
 Needs the activations of config/config.yaml: run the demo first. Prints, and writes to benchmarks/results/loop.json, tokens a
-second of `Trainer.advance` on one batch over and over, and of the loop of `bsc train`, less what it takes to start (rows
+second of `Trainer.advance` on the first batches of the run, and of the loop of `bsc train`, less what it takes to start (rows
 gathered from the memory-mapped shards by a thread ahead of it, progress, log), for a coder of the config; and their ratio.
 """
 
@@ -20,7 +20,7 @@ from bsc.config import load
 from bsc.device import device, keep_freed_memory
 from bsc.paths import INDEX
 from bsc.stages import Plan
-from bsc.training.batches import Batches
+from bsc.training.batches import Batches, Side
 from bsc.training.loop import Task, run
 from bsc.training.trainer import Trainer
 
@@ -44,12 +44,14 @@ def main() -> None:
     coder = plan.config.coder_ids[0]
     spec = plan.coder(coder).spec
     index = Path(plan.config.results) / INDEX.format(model=coder.model, hookpoint=coder.hookpoint, split="train")
-    first = Batches(ActivationStore.open(index), spec.batch_tokens, spec.seed, "input", device()).at(0)
-    trainer = Trainer(spec.model_copy(update={"tokens": 10**9}), first, device())
+    side: Side = "output" if spec.architecture == "sae" else "input"
+    batches = Batches(ActivationStore.open(index), spec.batch_tokens, spec.seed, side, device())
+    read = [batches.at(step) for step in range(arguments.steps)]
+    trainer = Trainer(spec.model_copy(update={"tokens": 10**9}), read[0], device())
 
     def bare() -> None:
-        for _ in range(arguments.steps):
-            trainer.advance(first)
+        for batch in read:
+            trainer.advance(batch)
             trainer.log.fetch()
 
     def loop(steps: int) -> None:
