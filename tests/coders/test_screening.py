@@ -182,7 +182,7 @@ def test_where_it_serves(monkeypatch, always):
 
 
 @pytest.mark.usefixtures("always")
-def test_preactivations_that_screen_are_those_that_do_not(monkeypatch):
+def test_preactivations_that_screen_are_those_that_do_not():
     """Selection and values, also where all latents are alike, or none may be selected."""
     x, W, b = ((8 * of).round() / 8 for of in batch("normal", 60, 320, 24, 7))  # so that every sum is exact, in any order
     x[5] = 0.0
@@ -219,7 +219,6 @@ def test_a_batch_that_is_not_finite_is_selected_from_the_dense_product():
     assert torch.equal(screened.winners(5), select.winners(dense.dense, 5))
 
 
-@pytest.mark.usefixtures("always")
 @pytest.mark.parametrize("architecture", ["sae", "skip-transcoder"])
 @pytest.mark.parametrize(
     "key", ["topk", "groupmax", "binary-topk", "binary-topk-exact", "binary-groupmax", "nbit", "hybrid", "binary-threshold"]

@@ -88,6 +88,12 @@ std::vector<float> dither(int64_t count, uint64_t state) {
     return numbers;
 }
 
+// One over the step of a row with this largest number; 0 for a row of zeros, and for one that is too small to be bounded.
+inline float steps_to_one(float largest) { return largest >= SMALLEST_SIZE ? LARGEST / largest : 0.0f; }
+
+// Whether no bound of a row overflows: by its size, all that is summed up, and by its largest number.
+inline bool can_be_bounded(float size, float largest) { return size < LARGEST_SIZE && (largest == 0 || largest >= SMALLEST_SIZE); }
+
 struct Shape {
     int64_t latents, width, groups;
     int64_t size = latents / groups, vectors = (size + LANES - 1) / LANES;  // of a group; its last vector is filled up
@@ -163,7 +169,7 @@ bool round_encoder(const Inputs& in, const Shape& shape, int64_t threads, Encode
                 plain += w[i] * w[i];
                 constant += w[i] * mean[i];
             }
-            const float scale = largest > SMALLEST_SIZE ? LARGEST / largest : 0.0f;
+            const float scale = steps_to_one(largest);
             uint8_t* whole = rounded.data();
 #pragma omp simd
             for (int64_t i = 0; i < shape.bytes; ++i) whole[i] = static_cast<uint8_t>(static_cast<int32_t>(value[i] * scale + (128.0f + offset[i])));
@@ -174,7 +180,7 @@ bool round_encoder(const Inputs& in, const Shape& shape, int64_t threads, Encode
             encoder.by_step[lane] = BOUND * std::sqrt(norm);
             encoder.by_norm[lane] = BOUND * largest / LARGEST;
             encoder.rounding[lane] = ROUNDING * (std::abs(in.b[latent]) + std::abs(minus) + mean_norm * std::sqrt(plain));
-            if (!(norm + std::abs(encoder.constant[lane]) + encoder.rounding[lane] < LARGEST_SIZE) || (largest > 0 && largest < SMALLEST_SIZE)) bounded = false;
+            if (!can_be_bounded(norm + std::abs(encoder.constant[lane]) + encoder.rounding[lane], largest)) bounded = false;
         }
     });
     return bounded;
@@ -200,11 +206,11 @@ class Tokens {
                 largest = std::max(largest, std::abs(value[i]));
                 square += value[i] * value[i];
             }
-            if (!(square < LARGEST_SIZE) || (largest > 0 && largest < SMALLEST_SIZE)) {
+            if (!can_be_bounded(square, largest)) {
                 give_up(token);
                 continue;
             }
-            const float scale = largest > SMALLEST_SIZE ? LARGEST / largest : 0.0f;
+            const float scale = steps_to_one(largest);
             int8_t* whole = bytes.data() + token * shape.bytes;
             int32_t sum = 0, squares = 0;
 #pragma omp simd reduction(+ : sum, squares)
