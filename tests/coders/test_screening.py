@@ -132,6 +132,16 @@ def test_ties_go_to_the_lowest_index():
         assert once < 300
 
 
+def test_as_many_candidates_as_there_is_room_for_stay_apart_from_the_next_tokens():
+    """Neither k nor the number of each token's candidates, 257 that are all equal, is a multiple of what is written at once."""
+    k, row = 65, torch.linspace(0.5, 1.0, 16)
+    high = torch.ones(256 + 12 * 16, 1)
+    high[k:256] = -1.0  # candidates of the beginning, which those that follow push out
+    found = screening.top_k(row.repeat(20, 1) + 0.01 * torch.randn(20, 16), high * row, torch.zeros(len(high)), k)
+    assert found.certain.all()
+    assert torch.equal(found.indices, torch.arange(k).expand(20, k))
+
+
 def test_too_many_candidates_and_rows_that_are_not_finite_are_uncertain():
     x, W, b = batch("normal", 5, 2_000, 48, 3)
     assert not screening.top_k(x, W[:1].repeat(2_000, 1), b[:1].repeat(2_000), 8).certain.any()

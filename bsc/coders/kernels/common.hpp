@@ -70,8 +70,4 @@ inline float inner_product(const float* a, const float* b, int64_t width) {
     return total;
 }
 
-inline void fetch_row(const float* row, int64_t width) {
-    for (int64_t j = 0; j < width; j += 16) __builtin_prefetch(row + j);
-}
-
 }  // namespace

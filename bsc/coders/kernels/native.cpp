@@ -329,6 +329,10 @@ inline void add_scaled(float* __restrict__ total, const float* __restrict__ row,
     for (int64_t j = 0; j < width; ++j) total[j] += weight * row[j];
 }
 
+inline void fetch_row(const float* row, int64_t width) {
+    for (int64_t j = 0; j < width; j += 16) __builtin_prefetch(row + j);
+}
+
 }  // namespace
 
 extern "C" {

@@ -78,6 +78,24 @@ inline uint32_t reaching(Floats values, float least) {
 #endif
 }
 
+inline float largest_lane(const Floats& values) {
+    float lanes[LANES], largest = NONE;
+    std::memcpy(lanes, &values, sizeof lanes);
+#pragma omp simd reduction(max : largest)
+    for (int lane = 0; lane < LANES; ++lane) largest = std::max(largest, lanes[lane]);
+    return largest;
+}
+
+// Write the lanes whose bit is set, one behind the other; what follows them, up to LANES in all, is overwritten.
+template <class Vector, class T>
+inline void write_lanes(const Vector& vector, uint32_t bits, T* to) {
+#if defined(__AVX512VNNI__) && defined(__AVX512F__)
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(static_cast<__mmask16>(bits), __m512i(vector)));
+#else
+    for (; bits; bits &= bits - 1) *to++ = vector[__builtin_ctz(bits)];
+#endif
+}
+
 // Numbers in [0, 1), in the place of the 1/2 that is added to round.
 std::vector<float> dither(int64_t count, uint64_t state) {
     std::vector<float> numbers(count);
@@ -192,9 +210,10 @@ class Tokens {
   public:
     Tokens(const Inputs& inputs, const Shape& dimensions, int64_t first_token, int64_t count, int64_t k)
         : in(inputs), shape(dimensions), first(first_token), tokens(count), k(k),
-          padded((count + TOKENS - 1) / TOKENS * TOKENS), room(grouped ? 16 * shape.groups + 64 : 4 * std::max<int64_t>(k, 64)),
+          padded((count + TOKENS - 1) / TOKENS * TOKENS), room(16 * (grouped ? shape.groups + 4 : std::max<int64_t>((k + 3) / 4, 16))),
           bytes(padded * shape.bytes, 0), start(padded, 0), step(padded, 0.0f), norm(padded, 0.0f), held(padded, 0),
           least(padded * shape.groups, NONE), lower(padded * room), upper(padded * room), latent(padded * room) {
+        for (int lane = 0; lane < LANES; ++lane) lanes[lane] = lane;
         const std::vector<float> offsets = dither(shape.bytes, 2);
         std::vector<float> centred(shape.width);
         for (int64_t token = 0; token < tokens; ++token) {
@@ -244,23 +263,11 @@ class Tokens {
             if (held[token] >= 0) tighten(token, 32);
         compute();
         const int64_t each = grouped ? shape.groups : k;
-        std::vector<Ranked> ranked;
-        for (int64_t token = 0; token < tokens; ++token) {
-            certain[token] = held[token] >= 0;
-            ranked.clear();
-            for (int64_t at = token * room; at < token * room + held[token]; ++at) {
-                const uint64_t rank = static_cast<uint32_t>(sortable(in.minus ? lower[at] - in.minus[latent[at]] : lower[at])) ^ 0x80000000u;
-                ranked.push_back({rank << 32 | (0xffffffffu - static_cast<uint32_t>(latent[at])), lower[at]});
-            }
-            if (certain[token]) choose(ranked, selected + token * each, values + token * each);
-        }
+        for (int64_t token = 0; token < tokens; ++token)
+            if ((certain[token] = held[token] >= 0)) choose(token, selected + token * each, values + token * each);
     }
 
   private:
-    using Ranked = std::pair<uint64_t, float>;  // what orders by p - minus, then by the lowest latent; and p
-
-    static int64_t latent_of(const Ranked& one) { return static_cast<int64_t>(0xffffffffu - static_cast<uint32_t>(one.first)); }
-
     // Put the candidates' pre-activations in the place of their lower bounds: latent by latent, whose row then stays in the cache.
     void compute() {
         std::vector<int64_t> next(shape.latents + 1, 0);
@@ -272,11 +279,8 @@ class Tokens {
         std::vector<Pair> pairs(next.back());
         for_candidates([&](int64_t token, int64_t at) { pairs[next[latent[at]]++] = {static_cast<int32_t>(token), static_cast<int32_t>(at)}; });
         const float* const x = in.x + first * shape.width;
-        for (size_t pair = 0; pair < pairs.size(); ++pair) {
-            if (pair + 2 < pairs.size()) fetch_row(x + pairs[pair + 2].token * shape.width, shape.width);
-            const float *w = in.W + latent[pairs[pair].at] * shape.width, *own = x + pairs[pair].token * shape.width;
-            lower[pairs[pair].at] = inner_product(w, own, shape.width) + in.b[latent[pairs[pair].at]];
-        }
+        for (const auto& [token, at] : pairs)
+            lower[at] = inner_product(in.W + latent[at] * shape.width, x + token * shape.width, shape.width) + in.b[latent[at]];
     }
 
     template <class Body>
@@ -285,27 +289,32 @@ class Tokens {
             for (int64_t at = token * room; at < token * room + held[token]; ++at) body(token, at);
     }
 
-    void choose(std::vector<Ranked>& ranked, int64_t* selected, float* values) const {
-        if (grouped) {  // candidates are in order of latents, so a group's lie together
-            int64_t group = -1;
-            uint64_t best = 0;
-            for (const Ranked& one : ranked) {
-                const bool next = latent_of(one) / shape.size != group;
-                if (next) group = latent_of(one) / shape.size;
-                if (next || one.first > best) {
-                    best = one.first;
-                    selected[group] = latent_of(one);
-                    values[group] = one.second;
-                }
+    // Candidates are in the order of their latents: a group's lie together, and the k best come out ascending.
+    void choose(int64_t token, int64_t* selected, float* values) {
+        const float* value = &lower[token * room];
+        const int32_t* index = &latent[token * room];
+        ranks.resize(held[token]);
+        for (int64_t at = 0; at < held[token]; ++at) {
+            const uint64_t rank = static_cast<uint32_t>(sortable(in.minus ? value[at] - in.minus[index[at]] : value[at])) ^ 0x80000000u;
+            ranks[at] = rank << 32 | (0xffffffffu - static_cast<uint32_t>(index[at]));  // of equal ones the lowest latent
+        }
+        const auto take = [&](int64_t at, int64_t to) {
+            selected[to] = index[at];
+            values[to] = value[at];
+        };
+        if (grouped) {
+            int64_t best = 0;
+            for (int64_t at = 0; at < held[token]; ++at) {
+                const int64_t group = index[at] / shape.size;
+                if (index[best] / shape.size != group || ranks[at] > ranks[best]) best = at;
+                take(best, group);
             }
             return;
         }
-        std::nth_element(ranked.begin(), ranked.begin() + (k - 1), ranked.end(), [](const Ranked& a, const Ranked& b) { return a.first > b.first; });
-        std::sort(ranked.begin(), ranked.begin() + k, [](const Ranked& a, const Ranked& b) { return latent_of(a) < latent_of(b); });
-        for (int64_t s = 0; s < k; ++s) {
-            selected[s] = latent_of(ranked[s]);
-            values[s] = ranked[s].second;
-        }
+        sorted = ranks;
+        std::nth_element(sorted.begin(), sorted.begin() + (k - 1), sorted.end(), std::greater<uint64_t>());
+        for (int64_t at = 0, to = 0; to < k; ++at)
+            if (ranks[at] >= sorted[k - 1]) take(at, to++);
     }
 
     void give_up(int64_t token) {
@@ -350,20 +359,17 @@ class Tokens {
 
     void note(int64_t token, int64_t vector, const Bounds& bounds) {
         float& bar = least[token * shape.groups + (grouped ? shape.group[vector] : 0)];
-        uint32_t reached = reaching(bounds.upper, bar);
-        if (grouped)
-            for (uint32_t left = reached; left; left &= left - 1) bar = std::max(bar, bounds.lower[__builtin_ctz(left)]);
+        if (grouped) bar = std::max(bar, largest_lane(bounds.lower));
         if (held[token] + LANES > room) {
             tighten(token, 12);
             if (held[token] + LANES > room) return give_up(token);
         }
-        reached = reaching(bounds.upper, bar);
-        for (int64_t at = token * room + held[token]; reached; reached &= reached - 1, ++at, ++held[token]) {
-            const int one = __builtin_ctz(reached);
-            lower[at] = bounds.lower[one];
-            upper[at] = bounds.upper[one];
-            latent[at] = shape.first[vector] + one;
-        }
+        const uint32_t reached = reaching(bounds.upper, bar);
+        const int64_t at = token * room + held[token];
+        write_lanes(bounds.lower, reached, &lower[at]);
+        write_lanes(bounds.upper, reached, &upper[at]);
+        write_lanes(lanes + shape.first[vector], reached, &latent[at]);
+        held[token] += __builtin_popcount(reached);
     }
 
     // Raise the bar to (nearly) the k-th largest lower bound, by bisection, and drop the candidates below it.
@@ -390,12 +396,18 @@ class Tokens {
             *bar = reached;
         }
         int64_t kept = 0;
-        for (int64_t at = 0; at < count; ++at) {
-            const bool keep = high[at] >= bar[grouped ? index[at] / shape.size : 0];
-            low[kept] = low[at];
-            high[kept] = high[at];
-            index[kept] = index[at];
-            kept += keep;
+        for (int64_t at = 0; at < count; at += LANES) {
+            const Floats lows = load<Floats>(low + at), highs = load<Floats>(high + at);
+            const Sums indices = load<Sums>(index + at);
+            uint32_t reached = 0;
+            if (grouped)
+                for (int64_t lane = 0; lane < std::min<int64_t>(LANES, count - at); ++lane) reached |= static_cast<uint32_t>(highs[lane] >= bar[indices[lane] / shape.size]) << lane;
+            else
+                reached = reaching(highs, *bar) & ((2u << std::min<int64_t>(LANES - 1, count - at - 1)) - 1);
+            write_lanes(lows, reached, low + kept);
+            write_lanes(highs, reached, high + kept);
+            write_lanes(indices, reached, index + kept);
+            kept += __builtin_popcount(reached);
         }
         held[token] = kept;
     }
@@ -403,7 +415,7 @@ class Tokens {
     const Inputs& in;
     const Shape& shape;
     const int64_t first, tokens, k;
-    const int64_t padded, room;
+    const int64_t padded, room;  // room: for so many candidates of a token, whole vectors
     std::vector<int8_t> bytes;
     std::vector<int32_t> start;
     std::vector<float> step, norm;
@@ -411,6 +423,8 @@ class Tokens {
     std::vector<float> least;   // the bar of each of its groups: what an upper bound must reach
     std::vector<float> lower, upper;
     std::vector<int32_t> latent;
+    std::vector<uint64_t> ranks, sorted;  // of one token's candidates
+    Sums lanes;                           // 0, 1, 2, ...
 };
 
 }  // namespace
