@@ -131,14 +131,15 @@ def _compared(evidence: Evidence, quantity: Quantity, cells: Comparison, without
     shared = sorted(found[0].keys() & found[1].keys())
     if not found[0] or not found[1]:
         return None
-    seed = evidence.spec.seed
+    start = evidence.spec.seed
     if shared:
-        ones, others = (np.stack([side[number] for number in shared]) for side in found)
-        one, other, less = (over_seeds(side, seed=seed) for side in (ones, others, ones - others))
+        ones, others = (np.stack([side[seed] for seed in shared]) for side in found)
+        one, other, less = (over_seeds(side, seed=start) for side in (ones, others, ones - others))
     else:
-        one, other = (over_seeds(np.stack(list(side.values())), seed=seed + place) for place, side in enumerate(found))
+        one, other = (over_seeds(np.stack(list(side.values())), seed=start + place) for place, side in enumerate(found))
         less = one - other
-    units = min(evidence.units(quantity, subject) for side in pair for subject in side.values())
+    taken = [side[seed] for side, drawn in zip(pair, found, strict=True) for seed in shared or drawn]
+    units = min(evidence.units(quantity, subject) for subject in taken)
     return Side(one, other, less, units=units, seeds=len(shared) or min(map(len, found)))
 
 

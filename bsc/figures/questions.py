@@ -189,7 +189,9 @@ def continuous_counterpart(binariser: str, there: set[str]) -> str | None:
 def counterpart(binariser: str, there: set[str], order: Sequence[str]) -> str | None:
     """The first of `order` that a cell has; None where it has none.
 
-    For a variant, their variants of that name come first: what is finetuned is compared with what is finetuned.
+    For a variant, their variants of that name come first: what is finetuned is compared with what is finetuned. Last of all
+    come their other variants.
     """
     alike = [name + binariser.removeprefix(kind_of(binariser)) for name in order]
-    return next((name for name in (*alike, *order) if name in there), None)
+    others = [name for kind in order for name in in_order(there) if kind_of(name) == kind]
+    return next((name for name in (*alike, *order, *others) if name in there), None)

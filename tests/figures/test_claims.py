@@ -155,6 +155,8 @@ def test_comparisons_have_each_cell_and_grouped_binarisers_meet_groupmax(written
         ("binary-groupmax.finetuned", {"topk", "topk.finetuned"}, "topk.finetuned"),
         ("binary-groupmax.finetuned", {"groupmax", "topk"}, "groupmax"),
         ("binary-topk.finetuned", {"nbit"}, None),
+        ("binary-topk", {"topk.lr4", "nbit"}, "topk.lr4"),
+        ("binary-groupmax", {"topk.lr4", "groupmax.lr4"}, "groupmax.lr4"),
     ],
 )
 def test_a_variant_is_compared_with_its_like(binary: str, there: set[str], expected: str | None) -> None:
@@ -279,6 +281,22 @@ def test_a_coder_without_scores_is_undecided_and_says_so(written, tmp_path: Path
     assert "1 cells could not be compared" in row["note"]
     row = one(judged("comparisons", coders, results, tmp_path), "fuzzing F1, unweighted", k="16", against="topk")
     assert (row["verdict"], row["cells"]) == ("undecided", 0)
+
+
+def test_a_seed_without_scores_counts_for_nothing(written, tmp_path: Path) -> None:
+    coders = grid(ks=(16,), seeds=(1, 2), binarisers=("topk", "binary-topk"))
+    results = written(coders)
+    (lost,) = (coder for coder in coders if coder.binariser == "binary-topk" and coder.seed == 2)
+    write_parquet(results / lost.at(SCORES, variant="trained") / "scores.parquet", latent_scores_of(lost).iloc[:0])
+    row = one(judged("claims", coders, results, tmp_path), "fuzzing F1, unweighted")
+    assert row["seeds"] == 1
+    assert row["n"] == len(latent_scores_of(coders[0]).query("scorer == 'fuzzing' and control == 'none'"))
+
+
+def test_variants_alone_on_one_side_are_compared(written, tmp_path: Path) -> None:
+    coders = grid(ks=(16,), seeds=(1,), binarisers=("topk.lr4", "binary-topk"))
+    row = one(judged("claims", coders, written(coders), tmp_path), "FVU")
+    assert (row["binary_binariser"], row["continuous_binariser"]) == ("binary-topk", "topk.lr4")
 
 
 def test_a_config_with_one_kind_of_coder_is_told_so(tmp_path: Path) -> None:
