@@ -19,7 +19,7 @@ from bsc.figures.registry import cell
 from bsc.figures.results import binarisers_of, span
 from bsc.io import read_json, read_parquet
 from bsc.paths import CoderId
-from bsc.probing.fit import auroc
+from bsc.probing.fit import auroc, mean_over_labels
 from bsc.stages import FigureSpec, coders_of
 
 MEAN = "mean over labels"
@@ -92,7 +92,7 @@ class _Tested(NamedTuple):
     def auroc(self, counts: Counts) -> Float[np.ndarray, " r"]:
         """The mean over labels."""
         pairs = ((self.scores[label].to_numpy(), self.positive[label].to_numpy()) for label in self.scores)
-        return np.asarray(np.mean([auroc(scores, positive, counts) for scores, positive in pairs], axis=0))
+        return mean_over_labels([auroc(scores, positive, counts) for scores, positive in pairs])
 
 
 def _tested(table: pd.DataFrame) -> _Tested:

@@ -75,6 +75,14 @@ def balanced_accuracy(
     return np.asarray((shares[0] + shares[1]) / 2)
 
 
+def mean_over_labels(values: Sequence[Float[np.ndarray, " r"]]) -> Float[np.ndarray, " r"]:
+    """For each resample the mean of a measure over the labels, or over those that it has documents of; NaN without any."""
+    by_label = np.stack(values)
+    defined = ~np.isnan(by_label)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(defined, by_label, 0.0).sum(axis=0) / defined.sum(axis=0))
+
+
 def split(labels: Sequence[str], share: float, seed: int) -> Bool[np.ndarray, " documents"]:
     """Which documents are for training: of each label, at random, all but a share `share`, and at least two on either side."""
     generator = np.random.default_rng(seed)

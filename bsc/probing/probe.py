@@ -17,7 +17,7 @@ from bsc.errors import UserError
 from bsc.evaluation.bootstrap import Counts, Interval, Statistic, bootstrap
 from bsc.io import write_json, write_manifest, write_parquet
 from bsc.probing.documents import Labelled, read_labelled
-from bsc.probing.fit import Features, Probe, auroc, balanced_accuracy, fit, split
+from bsc.probing.fit import Features, Probe, auroc, balanced_accuracy, fit, mean_over_labels, split
 from bsc.progress import Progress, job_label
 from bsc.stages import ProbeSpec
 
@@ -154,7 +154,7 @@ def _difference(one: Statistic, other: Statistic) -> Statistic:
 
 def _mean_of(measure: Measure, probes: _Probes, names: list[str], held: _Held) -> Statistic:
     def statistic(counts: Counts) -> Float[np.ndarray, " r"]:
-        return np.asarray(np.mean([measure(probes[name].scores, held[name], counts) for name in names], axis=0))
+        return mean_over_labels([measure(probes[name].scores, held[name], counts) for name in names])
 
     return statistic
 

@@ -7,7 +7,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from bsc.probing.fit import auroc, balanced_accuracy, best_features, fit, split, standardised_difference
+from bsc.probing.fit import auroc, balanced_accuracy, best_features, fit, mean_over_labels, split, standardised_difference
 
 
 @pytest.fixture
@@ -79,6 +79,11 @@ def test_measures_of_resamples_agree_with_scikit_learns(seed):
             continue
         assert one == pytest.approx(roc_auc_score(positive, scores, sample_weight=row))
         assert other == pytest.approx(balanced_accuracy_score(positive, scores > 0, sample_weight=row))
+
+
+def test_a_resample_that_lacks_a_label_is_a_mean_over_the_others():
+    values = [np.array([0.5, np.nan, np.nan]), np.array([0.7, 0.9, np.nan])]
+    np.testing.assert_allclose(mean_over_labels(values), [0.6, 0.9, np.nan])
 
 
 @settings(deadline=None)
