@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bsc.cli import STAGES, main
+from bsc.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 
@@ -107,3 +108,8 @@ def test_the_log_gets_what_the_terminal_gets(capsys: pytest.CaptureFixture[str],
     assert main(["model", "--spec", "{}", "--output", str(tmp_path), "--log", str(log)]) == 1
     assert log.read_text() == capsys.readouterr().err
     assert "bsc: error" in log.read_text()
+
+
+def test_an_error_shows_what_another_wrote_without_obeying_it(capsys: pytest.CaptureFixture[str]) -> None:
+    error = UserError("HTTP 401: \x1b]0;owned\x07\x1b[2J\u202e été", where="llms.x", fix="a line\nand another")
+    assert str(error) == "llms.x: HTTP 401: \\x1b]0;owned\\x07\\x1b[2J\\u202e été\n  to do: a line\nand another"

@@ -45,6 +45,8 @@ _SCHEMA = re.compile(r"response_format|json_schema", re.IGNORECASE)
 """What servers say that do not know the field of a request which asks for structured output."""
 _JSON = {"Content-Type": "application/json"}
 _SHOWN = 300
+_MOST_COUNTED = 2**31
+"""Tokens of one request: a server that counts more is not believed."""
 _STOPPED = "the stage stopped before it was sent"
 
 
@@ -322,7 +324,7 @@ def reply_of(text: str, request: Request) -> Reply:
     if isinstance(content, list):
         content = "".join(str(part.get("text") or "") for part in content)
     positions = ((choice.get("logprobs") or {}).get("content")) or []
-    prompt_tokens, completion_tokens = _counted(body.get("usage") or {}, request)
+    prompt_tokens, completion_tokens = _counted(body.get("usage"), request)
     return Reply(
         text="" if content is None else _whole(str(content)),
         finish=finish,
@@ -336,16 +338,17 @@ def reply_of(text: str, request: Request) -> Reply:
 def _billed(text: str, request: Request) -> tuple[int, int]:
     """What an answer that is no chat completion may have cost: by its own count, else the most."""
     with contextlib.suppress(ValueError, AttributeError, TypeError, RecursionError):
-        return _counted(json.loads(text).get("usage") or {}, request)
+        return _counted(json.loads(text).get("usage"), request)
     return request.dearest
 
 
-def _counted(usage: dict[str, Any], request: Request) -> tuple[int, int]:
-    """Tokens in and out by the server's count; where it has none, the most that they can be, so that a budget holds."""
-    tokens_in, tokens_out = usage.get("prompt_tokens"), usage.get("completion_tokens")
+def _counted(usage: Any, request: Request) -> tuple[int, int]:
+    """Tokens in and out by the server's count; where that is none, the most that they can be, so that a budget holds."""
+    counts = [usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
+    tokens_in, tokens_out = (count if isinstance(count, int) and 0 <= count <= _MOST_COUNTED else None for count in counts)
     if not tokens_in or tokens_out is None:
         return request.dearest
-    return int(tokens_in), int(tokens_out)
+    return tokens_in, tokens_out
 
 
 def _alternatives(position: dict[str, Any]) -> tuple[tuple[str, float], ...]:

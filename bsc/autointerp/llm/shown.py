@@ -1,6 +1,7 @@
 """Windows as a prompt shows them. No torch."""
 
 import itertools
+import re
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -8,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from bsc.autointerp.explainers.base import Decode
 
 _STRONGEST = 10
+_UNSEEN = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def numbered(shown: list[str], label: str) -> str:
@@ -35,4 +37,5 @@ def strengths(
 
 
 def _on_a_line(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("\r", "\\r").replace("\n", "\\n")
+    """Text with line breaks of any kind and control characters, but for the tab, escaped as in Python."""
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text.replace("\\", "\\\\"))

@@ -392,10 +392,23 @@ def test_the_reason_of_a_providers_error_is_told(tmp_path) -> None:
     assert reply.reason.encode()
 
 
-@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": 0, "completion_tokens": 0}, {"prompt_tokens": 70}])
-def test_where_the_server_counts_nothing_the_budget_counts_the_most(tmp_path, usage) -> None:
+@pytest.mark.parametrize(
+    "usage",
+    [
+        "null",
+        "{}",
+        '{"prompt_tokens": 0, "completion_tokens": 0}',
+        '{"prompt_tokens": 70}',
+        '{"prompt_tokens": 1e999, "completion_tokens": 1}',
+        '{"prompt_tokens": 70, "completion_tokens": 99999999999999999999}',
+        '{"prompt_tokens": -1000000, "completion_tokens": 1}',
+        '{"prompt_tokens": 70, "completion_tokens": "many"}',
+        "[70, 1]",
+    ],
+)
+def test_where_the_server_counts_nothing_or_nonsense_the_budget_counts_the_most(tmp_path, usage) -> None:
     def answer(server, body, attempt, handler) -> None:
-        send(handler, 200, json.dumps({**json.loads(completion("yes")), "usage": usage}))
+        send(handler, 200, json.dumps({**json.loads(completion("yes")), "usage": "?"}).replace('"?"', usage))
 
     most = prompts(1)[0].most_tokens
     prices = {"input": 1e6 / most, "output": 1e5}  # 1 and 1 at the most

@@ -122,6 +122,11 @@ def test_windows_are_one_line_and_runs_of_marks_stand_in_one_pair() -> None:
     assert window_text(tokens, marks, _decode) == " the<< cats>>\\n\\\\<< the>>"
 
 
+def test_text_of_a_window_neither_breaks_the_line_nor_reaches_the_terminal() -> None:
+    said = window_text(np.array([0]), None, lambda ids: "a\u2028b\x85c\x0bd\x1b[2J\te\r\n\x00")
+    assert said == "a\\u2028b\\x85c\\x0bd\\x1b[2J\te\\r\\n\\x00"
+
+
 def test_the_explainer_sees_the_strongest_first_and_activations_where_asked() -> None:
     tokens = np.array([[0, 1], [1, 2]])
     dense = np.array([[0, 0.5], [2.0, 0.1]], np.float32)
