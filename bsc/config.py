@@ -864,9 +864,10 @@ def _faults_of_settings(config: Config) -> Iterator[Fault]:
                     ("coders", number, "binarisers"),
                     f"`{key}` is not under `binarisers`{_nearest(key, config.binarisers)}: say there what is different in it",
                 )
-    continuous = [key for block in config.coders for key in block.binarisers if not REGISTRY[key].continuous]
-    if config.training.multi_topk and continuous:
-        yield ("training", "multi_topk"), f"works with continuous binarisers only, and the grid has `{continuous[0]}`"
+    entries = {key: REGISTRY[key] for block in config.coders for key in block.binarisers}
+    rounded = [key for key, entry in entries.items() if entry.between or not entry.continuous]
+    if config.training.multi_topk and rounded:
+        yield ("training", "multi_topk"), f"works with continuous binarisers only, and the grid has `{rounded[0]}`"
 
 
 def _faults_of_llms(config: Config, root: Path) -> Iterator[Fault]:

@@ -159,6 +159,11 @@ FAULTS = [
     ({"tune": {"rates": [0.1, 0.10], "tokens": 10_240}}, "tune.rates", "twice"),
     ({"tune": {"rates": [0.1, 0.2], "tokens": 1_024}}, "tune.tokens", "no more than the warm-up"),
     ({"training__multi_topk": True}, "training.multi_topk", "continuous"),
+    (
+        {"training__multi_topk": True, "coders__0__binarisers": ["topk", "nbit"], "coders__1__binarisers": ["topk"]},
+        "training.multi_topk",
+        "`nbit`",
+    ),
     ({"binarisers": {"hybrid": {"continuous": 1.0}}}, "binarisers.hybrid.continuous", "less than 1"),
     ({"coders__0__binarisers": ["hybrid"], "coders__0__k": [1]}, "coders.0.k", "needs 2 at least"),
     ({"coders__0__binarisers": ["binary-topk.capped"]}, "coders.0.binarisers", "is not under `binarisers`"),

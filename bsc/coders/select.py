@@ -34,12 +34,14 @@ def top_k(
     if not 0 <= k <= p.shape[1]:
         raise ValueError(f"cannot select k = {k} of {p.shape[1]} latents")
     p, minus = _detached(p, minus)
-    if k and gpu.serves(p, minus):
+    if not k:
+        return torch.empty(len(p), 0, dtype=torch.int64, device=p.device)
+    if gpu.serves(p, minus):
         from bsc.coders.kernels.gpu import selection
 
         if selection.has_room(p.shape[1], k):
             return selection.top_k(p, k, minus)
-    if k and native.selects(p, minus):
+    if native.selects(p, minus):
         return native.top_k(p, k, minus)
     return top_k_by_torch(p, k, minus)
 

@@ -56,7 +56,8 @@ def impacts(spec: FigureSpec, results: Path) -> pd.DataFrame:
         made, bins = read_manifest(folder), read_parquet(folder / "bins.parquet")
         counts = read_parquet(results / coder.at(paths.LATENTS, variant="trained") / "counts.parquet")
         facts = {name: made[name] for name in ("scorer", "sequences")}
-        shares = {"share": bins["firings"] / made["firings"], "unscored": 1 - made["firings"] / int(counts["firings"].sum())}
+        every = max(int(counts["firings"].sum()), 1)
+        shares = {"share": bins["firings"] / made["firings"], "unscored": 1 - made["firings"] / every}
         tables.append(bins.assign(**vars(coder), **facts, **shares))
     return pd.concat(tables, ignore_index=True)
 

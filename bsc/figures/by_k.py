@@ -156,7 +156,7 @@ def _draw_band(axes: Axes, points: pd.DataFrame, look: dict[str, Any]) -> None:
 
 
 def _limits(points: pd.DataFrame, view: View) -> tuple[float, float]:
-    """Scores: the tenths around all that is drawn, alike in all panels. Metrics: from zero to a little above the highest."""
+    """Scores: the tenths around all that is drawn, alike in all panels. Metrics: zero and all that is drawn, with some room."""
     ends = ("low", "high", "lowest", "highest", "own_low", "own_high", *BOUNDS)
     drawn = points[[name for name in ("value", *ends) if name in points]]
     low, high = float(drawn.min().min()), float(drawn.max().max())
@@ -164,7 +164,7 @@ def _limits(points: pd.DataFrame, view: View) -> tuple[float, float]:
         return 0.0, 1.0
     if view.scorer is not None:
         return max(np.floor(10 * low - 0.2) / 10, -0.02), min(np.ceil(10 * high + 0.2) / 10, 1.02)
-    return min(0.0, low * 1.08), high * 1.08
+    return min(0.0, low * 1.08), max(0.0, high * 1.08)
 
 
 def _legend(points: pd.DataFrame, view: View, spec: FigureSpec) -> list[Any]:
@@ -176,10 +176,14 @@ def _legend(points: pd.DataFrame, view: View, spec: FigureSpec) -> list[Any]:
             binarised = style.handle(name, f"{spec.labels[name]}, binarised", spec.style)
             binarised.set(**_binarised(name, spec.style))
             handles.append(binarised)
-    for (variant, control), (label, look) in _BANDS.items():
-        if ((seen["variant"] == variant) & (seen["control"] == control)).any():
-            handles.append(Patch(label=label, **look))
+    handles += [Patch(label=label, **look) for label, look in _bands(seen)]
     return handles
+
+
+def _bands(seen: pd.DataFrame) -> list[tuple[str, dict[str, Any]]]:
+    """Label and look of the bands that some points are drawn as."""
+    there = set(zip(seen["variant"], seen["control"], strict=True))
+    return [band for key, band in _BANDS.items() if key in there]
 
 
 def _notes(points: pd.DataFrame, view: View, spec: FigureSpec) -> Iterator[str]:
@@ -194,7 +198,7 @@ def _notes(points: pd.DataFrame, view: View, spec: FigureSpec) -> Iterator[str]:
     if len(single):
         who = f" ({_labels(single, spec)})" if both else ""
         yield f"One seed with its {view.interval} interval over {view.unit}{who}."
-    if not points.equals(shown):
+    if _bands(points):
         yield "Bands: from the lowest to the highest coder."
     if not set(points["variant"]) <= {"trained"}:
         yield "Random and binarised coders: the first seed."

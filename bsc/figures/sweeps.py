@@ -50,7 +50,8 @@ def _draw_panel(axes: Axes, panel: Panel, points: pd.DataFrame, spec: FigureSpec
     for name in in_order(here["binariser"]):
         curve = here[here["binariser"] == name].sort_values("learning_rate")
         line = style.mark(name, spec.style).line
-        axes.plot(curve["learning_rate"], curve["fvu"].clip(upper=top), **line)
+        curve = curve.assign(fvu=curve["fvu"].clip(upper=top))
+        axes.plot(curve["learning_rate"], curve["fvu"], **line)
         chosen = curve[curve["chosen"]]
         axes.plot(chosen["learning_rate"], chosen["fvu"], "o", ms=8, mfc="none", mec=line["color"], zorder=3)
         diverged = curve[curve["fvu"].isna()]

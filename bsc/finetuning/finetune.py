@@ -88,6 +88,9 @@ def _wanted(spec: CoderSpec) -> FinetuneSpec:
 
 
 def _check(spec: CoderSpec, coder: Path, others: list[Path]) -> None:
+    if spec.optimiser != "adam":
+        what = f"finetuning is with Adam, and the spec says `{spec.optimiser}`"
+        raise UserError(what, where="--spec", fix="set `optimiser` to adam")
     found = load_spec(coder)
     for name in SHARED:
         if (has := getattr(found, name)) != (asked := getattr(spec, name)):

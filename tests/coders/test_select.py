@@ -63,6 +63,11 @@ def test_more_than_there_are_is_refused(dtype):
         kernels.softmax(p, 3, 1.0)
 
 
+@pytest.mark.parametrize("latents", [0, 5, 4_096])
+def test_none_of_them_is_an_empty_selection(latents):
+    assert select.top_k(torch.randn(3, latents), 0).shape == (3, 0)
+
+
 @pytest.mark.parametrize("minus", [torch.rand(4), torch.rand(4, 1)])
 def test_an_offset_of_another_shape_is_refused(minus):
     p = torch.randn(3, 8)

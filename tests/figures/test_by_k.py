@@ -8,8 +8,8 @@ from made_up_results import figure_spec, grid, metrics_of, summary_of
 from PIL import Image
 
 from bsc.figures.draw import draw
-from bsc.io import write_json
-from bsc.paths import SCORES
+from bsc.io import read_json, write_json
+from bsc.paths import EVALUATION, SCORES
 
 pytestmark = pytest.mark.slow
 
@@ -129,3 +129,30 @@ def test_saes_and_detection_have_figures_of_their_own(written, tmp_path: Path) -
 def test_shares_of_latents_say_that_their_interval_is_wilsons(written, tmp_path: Path) -> None:
     coders = grid(seeds=(1,))
     assert set(drawn("fig8", coders, written(coders), tmp_path)["interval"]) == {"Wilson 95%"}
+
+
+def test_a_metric_below_zero_is_drawn_whole(written, tmp_path: Path, finished) -> None:
+    coders = grid(binarisers=("topk",), ks=(16,), seeds=(1,))
+    results = written(coders)
+    path = results / coders[0].at(EVALUATION) / "metrics.json"
+    write_json(path, {**read_json(path), "ce_increase": {"value": -0.02, "low": -0.03, "high": -0.01}})
+    drawn("fig1", coders, results, tmp_path)
+    (figure, _), *_ = finished
+    low, high = figure.axes[0].get_ylim()
+    assert low < -0.03
+    assert high >= 0
+
+
+def test_only_what_is_drawn_as_a_band_is_said_to_be_one(written, tmp_path: Path, finished) -> None:
+    coders = grid(binarisers=("topk",), ks=(16,), seeds=(1,))
+    drawn("fig2", coders, written(coders), tmp_path)
+    assert "Bands:" in finished[0][1]
+    variants = ("trained", "binarised")
+    results = written(coders, variants)
+    for variant in variants:
+        summary = summary_of(coders[0], variant)
+        scorers = {name: {"none": controls["none"]} for name, controls in summary["scorers"].items()}
+        write_json(results / coders[0].at(SCORES, variant=variant) / "summary.json", {**summary, "scorers": scorers})
+    drawn("fig2", coders, results, tmp_path, variants)
+    assert "Bands:" not in finished[1][1]
+    assert "binarised coders: the first seed" in finished[1][1]

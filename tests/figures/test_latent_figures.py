@@ -21,7 +21,7 @@ from bsc.figures.distributions import COUNTED, F1_BINS
 from bsc.figures.draw import draw
 from bsc.figures.registry import at_one_k
 from bsc.io import write_json, write_parquet
-from bsc.paths import PROBES, SCORES
+from bsc.paths import LATENTS, PROBES, SCORES
 
 pytestmark = pytest.mark.slow
 
@@ -193,6 +193,15 @@ def test_ablation_shows_each_bin_of_the_first_seeds(written, tmp_path: Path) -> 
 def test_ablation_of_nothing_is_drawn_empty(written, tmp_path: Path) -> None:
     coders = grid(seeds=(1,))
     results = written(coders, scored=False)
+    draw(figure_spec("fig18", coders), results, tmp_path / "fig18")
+    assert len((tmp_path / "fig18.csv").read_text().splitlines()) == 1
+
+
+def test_ablation_of_a_coder_that_never_fires_is_drawn_empty(written, tmp_path: Path) -> None:
+    coders = grid(seeds=(1,), ks=(16,), binarisers=("topk",))
+    results = written(coders, scored=False)
+    silent = counts_of(coders[0]).assign(firings=0, rate=0.0)
+    write_parquet(results / coders[0].at(LATENTS, variant="trained") / "counts.parquet", silent)
     draw(figure_spec("fig18", coders), results, tmp_path / "fig18")
     assert len((tmp_path / "fig18.csv").read_text().splitlines()) == 1
 

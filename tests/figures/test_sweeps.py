@@ -6,6 +6,8 @@ from made_up_results import figure_spec, grid, write_choice
 
 from bsc.errors import UserError
 from bsc.figures.draw import draw
+from bsc.io import write_json
+from bsc.paths import CHOICE
 
 CODERS = grid(ks=(32,), seeds=(1,), binarisers=("topk", "gumbel"))
 
@@ -33,6 +35,17 @@ def test_a_sweep_in_which_nothing_diverged_has_room_for_its_panel(tmp_path: Path
     draw(figure_spec("learning-rates", CODERS), tmp_path, tmp_path / "figure")
     (figure, _), *_ = finished
     assert all(area.get_window_extent().height / figure.dpi > 1 for area in figure.axes)
+
+
+def test_a_choice_that_is_beyond_the_axes_keeps_its_ring(tmp_path: Path, finished) -> None:
+    for coder in CODERS:
+        curve = [{"learning_rate": rate, "fvu": fvu} for rate, fvu in ((0.001, 3.0), (0.01, 4.0))]
+        choice = {"learning_rate": 0.001, "at_edge": True, "curve": curve}
+        write_json(tmp_path / coder.at(CHOICE) / "choice.json", choice)
+    draw(figure_spec("learning-rates", CODERS), tmp_path, tmp_path / "figure")
+    (figure, _), *_ = finished
+    axes = figure.axes[0]
+    assert max(max(line.get_ydata(), default=0) for line in axes.lines) <= axes.get_ylim()[1]
 
 
 def test_without_a_sweep_there_is_nothing_to_show(tmp_path: Path) -> None:

@@ -156,6 +156,8 @@ def test_faults(make_spec: MakeSpec, save: Save, tiny_model: Path, tiny_tokens: 
         run(make_spec())
     with pytest.raises(UserError, match="the coder has `seed` 1 and the spec 2"):
         run(make_spec({}, seed=2))
+    with pytest.raises(UserError, match="Adam"):
+        run(make_spec({}, optimiser="signum"))
     with pytest.raises(UserError, match="0 coders for 1 other hookpoints"):
         run(make_spec({"others": ["layers.0.mlp"]}))
     with pytest.raises(UserError, match="a batch has 32 tokens and the spec says 64"):
