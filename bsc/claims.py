@@ -1,5 +1,6 @@
 """What `bsc claims` prints: the paper's four findings with their intervals, as the workflow's `claims.csv` has them."""
 
+import shlex
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -7,25 +8,32 @@ from typing import Any
 from bsc import config as bsc_config
 from bsc import paths
 from bsc.errors import UserError
+from bsc.figures.registry import FIGURES
+from bsc.stages import Plan
 
 _WIDTH = 112
 _FOOT = (
     "Differences are binary less continuous, the mean over cells (a model, hookpoint, architecture and k), with 95% intervals "
     "over sequences (paired) or latents, and over seeds where each cell has several; with one, other seeds may give something "
     "else. Other pairs, each cell alone, and what the paper leaves open (the best trade between binary and continuous, "
-    "prevention of ultra-high-frequency latents, fair controls) are in comparisons.csv beside claims.csv."
+    "prevention of ultra-high-frequency latents, the best binariser of a kind, fair controls) are in comparisons.csv beside "
+    "claims.csv."
 )
 
 
 def report(files: list[Path]) -> str:
     """The findings of a config's results, in lines for a terminal.
 
-    Raises UserError when the config is at fault, or when its results have no `claims.csv` yet.
+    Raises UserError when the config is at fault, has nothing that could be judged, or has no `claims.csv` yet.
     """
-    results = Path(bsc_config.load(files).results)
-    path = results / (paths.TABLE.format(table="claims") + ".csv")
+    plan = Plan(bsc_config.load(files))
+    path = Path(plan.config.results) / (paths.TABLE.format(table="claims") + ".csv")
+    if not plan.figure_coders("claims"):
+        fix = f"have {FIGURES['claims'].lacks}"
+        raise UserError("there is no finding to judge", where=shlex.join(map(str, files)), fix=fix)
     if not path.is_file():
-        raise UserError("the findings are not judged yet", where=str(path), fix=f"run `snakemake -c2 {path}`")
+        command = ["snakemake", "-c2", "--configfile", *map(str, files), "--", str(path)]
+        raise UserError("the findings are not judged yet", where=str(path), fix=f"run `{shlex.join(command)}`")
     import pandas as pd
 
     lines: list[str] = []

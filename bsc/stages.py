@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field
 
 from bsc.autointerp.prompts import digests
-from bsc.coders.binarisers.registry import REGISTRY, in_order, kind_of
+from bsc.coders.binarisers.registry import REGISTRY, in_order, kind_of, rank
 from bsc.config import Config, Probing
 from bsc.corpus.files import listing
 from bsc.figures.registry import FIGURES
@@ -362,11 +362,19 @@ class Stage:
 
 
 def _stage(
-    spec: _Spec, code: tuple[str, ...], *upstream: "Stage", without: tuple[str, ...] = (), files: list[str] | None = None
+    spec: _Spec,
+    code: tuple[str, ...],
+    *upstream: "Stage",
+    without: tuple[str, ...] = (),
+    files: list[str] | None = None,
+    facts: object = None,
 ) -> Stage:
-    """files: patterns of files that it reads, which make it stale when they change (path, size, time of the last change)."""
+    """files: patterns of files that it reads, which make it stale when they change (path, size, time of the last change).
+
+    facts: what else makes it stale when it changes.
+    """
     kept = {key: value for key, value in spec.model_dump().items() if key not in without}
-    read = [listing(files)] if files else []
+    read = [*([listing(files)] if files else []), *([facts] if facts else [])]
     return Stage(spec, digest(kept, fingerprint(*code), [stage.digest for stage in upstream], *read))
 
 
@@ -859,19 +867,21 @@ class Plan:
         return self.explainers if FIGURES[name].compares else [self.config.figures.explainer]
 
     def figure(self, name: str) -> Stage:
-        """A figure or a table."""
+        """A figure or a table; it depends on what the registry says of its binarisers, whose place gives them their colour."""
         coders = self.figure_coders(name)
+        entries = {kind: REGISTRY[kind] for kind in (kind_of(coder.binariser) for coder in coders)}
+        said = {kind: [rank(kind)[0], one.continuous, one.between, one.grouped] for kind, one in entries.items()}
         spec = FigureSpec(
             name=name,
             coders=coder_blocks(coders + (self.joint_coders if FIGURES[name].joint else [])),
             labels={name: REGISTRY[name].label for name in in_order(coder.binariser for coder in coders)},
             variants=self._variants_of(coders),
-            style=self.config.figures.model_dump(exclude={"explainer"}) | self._places,
+            style={} if FIGURES[name].kind == "table" else self.config.figures.model_dump(exclude={"explainer"}) | self._places,
             **self.config.evaluation.model_dump(include={"resamples", "seed"}),
             explainers=self.figure_explainers(name),
             sweep=self._sweep_facts if "choice" in FIGURES[name].needs else None,
         )
-        return _stage(spec, (FIGURES[name].module,))
+        return _stage(spec, (FIGURES[name].module,), facts=said)
 
     def _variants_of(self, coders: list[CoderId]) -> dict[str, list[str]]:
         """By binariser, what is interpreted of the first seed of some coders."""

@@ -3,11 +3,13 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from bsc.coders.binarisers.registry import REGISTRY, Entry, Registry
 from bsc.config import Config, load
 from bsc.figures.registry import FIGURES
 from bsc.figures.results import variants
@@ -56,7 +58,7 @@ def test_code_changes_it_also_through_an_import(package: Path) -> None:
     [
         ("native.cpp", "LANES_PER_SELECTED = 8", "LANES_PER_SELECTED = 4"),
         ("screening.cpp", "MOST_AT_ONCE = 1024", "MOST_AT_ONCE = 512"),
-        ("common.hpp", "j += 16", "j += 32"),
+        ("common.hpp", "sums[4]", "sums[8]"),
     ],
 )
 def test_the_compiled_kernels_are_part_of_it_without_their_comments(package: Path, file: str, old: str, new: str) -> None:
@@ -133,7 +135,28 @@ def test_style_is_in_figures_only(smoke: Config) -> None:
     before = Plan(smoke)
     after = with_changes(smoke, figures=smoke.figures.model_copy(update={"font_size": 9.0}))
     assert before.figure("fig1").digest != after.figure("fig1").digest
+    assert before.figure("table1").digest == after.figure("table1").digest
     assert before.scores(CODER, "trained").digest == after.scores(CODER, "trained").digest
+
+
+@pytest.mark.parametrize(
+    ("figure", "entries"),
+    [
+        ("fig1", {"mine": Entry("topk:TopK", "Mine"), **REGISTRY}),  # a place in front of all others: they change their colours
+        ("comparisons", {**REGISTRY, "topk": replace(REGISTRY["topk"], between=True)}),
+        ("comparisons", {**REGISTRY, "topk": replace(REGISTRY["topk"], grouped=True)}),
+    ],
+)
+def test_what_the_registry_says_is_part_of_figures_alone(
+    smoke: Config, monkeypatch: pytest.MonkeyPatch, figure: str, entries: dict[str, Entry]
+) -> None:
+    before = Plan(smoke)
+    digests = before.figure(figure).digest, before.coder(CODER).digest, before.scores(CODER, "trained").digest
+    for module in ("bsc.stages", "bsc.coders.binarisers.registry"):
+        monkeypatch.setattr(f"{module}.REGISTRY", Registry(entries))
+    after = Plan(smoke)
+    assert after.figure(figure).digest != digests[0]
+    assert (after.coder(CODER).digest, after.scores(CODER, "trained").digest) == digests[1:]
 
 
 def test_embeddings_and_negatives_are_part_of_scores_where_they_are_asked_for(smoke: Config) -> None:

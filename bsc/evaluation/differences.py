@@ -55,7 +55,11 @@ def over_seeds(statistics: Float[np.ndarray, "seeds estimate_and_resamples"], *,
 
 
 def interval(statistic: Replicates) -> Interval:
-    """The estimate and its 95% percentile interval; resamples in which it is undefined are left out."""
+    """The estimate and its 95% percentile interval; resamples in which it is undefined are left out.
+
+    What may be but rounding is 0, so that it has no sign.
+    """
+    statistic = np.where(np.abs(statistic) <= _NOTHING, 0.0, statistic)
     defined = statistic[1:][~np.isnan(statistic[1:])]
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(defined, [tail, 1 - tail]) if len(defined) else (np.nan, np.nan)

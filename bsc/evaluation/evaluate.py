@@ -17,6 +17,7 @@ from bsc.evaluation.language import load
 from bsc.evaluation.replacement import Recorder, from_coder
 from bsc.evaluation.spliced import measure
 from bsc.io import write_json, write_parquet
+from bsc.progress import job_label
 from bsc.stages import EvaluationSpec
 
 LATENTS = "latents.parquet"
@@ -38,7 +39,7 @@ def evaluate(spec: EvaluationSpec, model: Path, tokens: Path, baseline: Path, co
     language_model, contexts = load(spec, model, tokens)
     width = int(language_model.config.hidden_size)
     recorders = {hookpoint: _recorder(folder, width, spec) for hookpoint, folder in zip(spec.hookpoints, coders, strict=True)}
-    table, metrics = measure(spec, language_model, contexts, recorders, unspliced, ", ".join(map(str, coders)))
+    table, metrics = measure(spec, language_model, contexts, recorders, unspliced, job_label("evaluate", output))
     latents = pd.concat([recorder.latents() for recorder in recorders.values()])
     write_parquet(output / SEQUENCES, table)
     write_parquet(output / LATENTS, latents if len(recorders) == 1 else latents.iloc[:0])

@@ -1,4 +1,4 @@
-"""What differences between coders are to answer: the paper's findings, three questions that it leaves open, and settings.
+"""What differences between coders are to answer: the paper's findings, questions that it leaves open, and settings.
 
 A question has a claim for each finding whose quantities it is about, and a verdict judges the claim. It is asked of two sides
 of one cell (a model, hookpoint, architecture and k), each a binariser by seed:
@@ -6,6 +6,7 @@ of one cell (a model, hookpoint, architecture and k), each a binariser by seed:
 - the findings, of a binary binariser and the continuous one that it is compared with;
 - the best trade, of `nbit` and `hybrid` and both ends, `topk` and `binary-topk`;
 - prevention, of what has frequency control and its binariser without, and the continuous one;
+- the best of a kind, of a continuous or a binary binariser and the first one of that kind (`topk`, `binary-topk`);
 - fair controls, of a coder and each of its controls;
 - settings, of any other variant and its binariser.
 """
@@ -123,7 +124,16 @@ SETTINGS = Question(
         4: Claim("the variant has fewer ultra-high-frequency latents than its binariser", -1),
     },
 )
-_ORDER = (FINDINGS, TRADE_CONTINUOUS, TRADE_BINARY, PREVENTED, PREVENTED_CONTINUOUS, FAIR, SETTINGS)
+OF_A_KIND = Question(
+    "which binariser of a kind is best",
+    {
+        1: Claim("the binariser reconstructs better than the first of its kind", -1),
+        2: Claim("unweighted scores of the binariser match or beat the first's", 1, matches=True),
+        3: Claim("weighted scores of the binariser match or beat the first's", 1, matches=True),
+        4: Claim("the binariser has fewer ultra-high-frequency latents than the first", -1),
+    },
+)
+_ORDER = (FINDINGS, TRADE_CONTINUOUS, TRADE_BINARY, PREVENTED, PREVENTED_CONTINUOUS, OF_A_KIND, FAIR, SETTINGS)
 
 
 def grouped(comparisons: Iterator[Comparison]) -> list[list[Comparison]]:
@@ -172,6 +182,9 @@ def _asked(there: set[str], held: set[str]) -> Iterator[tuple[Question, str, str
             yield TRADE_CONTINUOUS, name, end
         if kind in BETWEEN and (end := counterpart(name, there, ("binary-topk",))):
             yield TRADE_BINARY, name, end
+        first = next((one for kinds in (CONTINUOUS, BINARY) if name in kinds for one in kinds if one in there), name)
+        if first != name:
+            yield OF_A_KIND, name, first
         if name != kind and kind in there:
             yield (PREVENTED if name in held and kind not in held else SETTINGS), name, kind
 

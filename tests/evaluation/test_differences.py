@@ -97,6 +97,10 @@ def test_crossed_noise_makes_the_interval_wider_and_not_narrower():
     assert coverage(3, 0.05, 0, 1) > 0.95
 
 
+def test_what_rounding_makes_of_nothing_has_no_sign():
+    assert interval(np.array([-6.9e-18, -1e-17, 0.5, 1e-17])) == (0.0, 0.0, pytest.approx(0.475))
+
+
 def test_resamples_without_a_denominator_are_left_out():
     assert interval(ratio([0.0, 1.0], [0.0, 2.0], seed=0)) == Interval(0.5, 0.5, 0.5)
     assert np.isnan(interval(ratio([0.0, 0.0], [0.0, 0.0], seed=0))).all()

@@ -293,6 +293,14 @@ def test_a_seed_without_scores_counts_for_nothing(written, tmp_path: Path) -> No
     assert row["n"] == len(latent_scores_of(coders[0]).query("scorer == 'fuzzing' and control == 'none'"))
 
 
+def test_binarisers_of_one_kind_are_compared_with_its_first(written, tmp_path: Path) -> None:
+    coders = grid(ks=(16,), seeds=(1,), binarisers=("topk", "groupmax", "binary-topk", "gumbel"))
+    table = judged("comparisons", coders, written(coders), tmp_path)
+    found = table[table["question"] == "which binariser of a kind is best"]
+    assert set(zip(found["binariser"], found["against"], strict=True)) == {("groupmax", "topk"), ("gumbel", "binary-topk")}
+    assert found["claim"].nunique() == 4
+
+
 def test_variants_alone_on_one_side_are_compared(written, tmp_path: Path) -> None:
     coders = grid(ks=(16,), seeds=(1,), binarisers=("topk.lr4", "binary-topk"))
     row = one(judged("claims", coders, written(coders), tmp_path), "FVU")
@@ -317,6 +325,11 @@ def test_the_command_prints_every_row(written, tmp_path: Path, monkeypatch) -> N
     assert text.startswith("1. binary coders reconstruct worse")
     assert max(map(len, text.splitlines())) <= 128
     (results / "tables" / "claims.csv").unlink()
-    with pytest.raises(UserError, match="not judged yet"):
+    with pytest.raises(UserError, match="not judged yet") as caught:
         report([CONFIG])
+    assert caught.value.fix == f"run `snakemake -c2 --configfile {CONFIG} -- results/tables/claims.csv`"
     assert bsc_config.load([CONFIG]).results == "results"
+    one_kind = tmp_path / "one_kind.yaml"
+    one_kind.write_text("coders: [{architectures: [sae], binarisers: [topk], k: [16]}]")
+    with pytest.raises(UserError, match="no finding to judge"):
+        report([CONFIG, one_kind])
