@@ -164,7 +164,8 @@ def _limits(points: pd.DataFrame, view: View) -> tuple[float, float]:
         return 0.0, 1.0
     if view.scorer is not None:
         return max(np.floor(10 * low - 0.2) / 10, -0.02), min(np.ceil(10 * high + 0.2) / 10, 1.02)
-    return min(0.0, low * 1.08), max(0.0, high * 1.08)
+    room = 0.08 * (max(0.0, high) - min(0.0, low))
+    return (low - room if low < 0 else 0.0), (high + room if high > 0 else 0.0)
 
 
 def _legend(points: pd.DataFrame, view: View, spec: FigureSpec) -> list[Any]:

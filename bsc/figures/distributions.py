@@ -22,6 +22,8 @@ from bsc.stages import EMBEDDING, FigureSpec, coders_of
 _BINS_A_DECADE = 3
 _FEWEST = 5
 """Latents in a bin of firing rates under which its mean is not drawn."""
+_INK = 60
+"""Dots of a binariser that are drawn as if they were so many: the more there are, the paler each."""
 COUNTED = ["true_positive", "true_negative", "false_positive", "false_negative"]
 F1_BINS = np.linspace(0, 1, 21)
 
@@ -113,8 +115,16 @@ def _draw_rates(latents: pd.DataFrame, scorer: str, note: str, spec: FigureSpec,
         f" Dots: latents. Lines: means of three bins a decade with at least {_FEWEST} latents, bootstrap 95% interval over "
         "latents. Shaded: firing on over 10% of tokens."
     )
+    seen = points[points["latents"] >= _FEWEST]
+    if without := [spec.labels[name] for name in binarisers_of(spec) if name not in set(seen["binariser"])]:
+        note += f" No bin of {' and '.join(without)} has so many."
     style.finish(figure, [style.handle(name, spec.labels[name], spec.style) for name in binarisers_of(spec)], note, spec.style)
     style.save(figure, points, output)
+
+
+def _dots(axes: Axes, x: "pd.Series[float]", y: "pd.Series[float]", colour: str) -> None:
+    alpha = float(np.clip(_INK / max(len(x), 1), 0.15, 0.6))
+    axes.scatter(x, y, s=2, color=colour, alpha=alpha, linewidths=0, rasterized=True)
 
 
 def _rate_panel(axes: Axes, panel: Panel, fired: pd.DataFrame, points: pd.DataFrame, spec: FigureSpec) -> None:
@@ -122,7 +132,7 @@ def _rate_panel(axes: Axes, panel: Panel, fired: pd.DataFrame, points: pd.DataFr
     for name in binarisers_of(spec):
         mark = style.mark(name, spec.style)
         dots, line = fired[fired["binariser"] == name], points[(points["binariser"] == name) & (points["latents"] >= _FEWEST)]
-        axes.scatter(dots["rate"], dots["f1"], s=2, color=mark.colour, alpha=0.15, linewidths=0, rasterized=True)
+        _dots(axes, dots["rate"], dots["f1"], mark.colour)
         errors = style.reach(line["f1"], line["low"], line["high"])
         axes.errorbar(line["rate"], line["f1"], errors, elinewidth=0.8, **mark.line)
     if not len(fired):
@@ -206,7 +216,7 @@ def _errors(axes: Axes, group: pd.DataFrame, spec: FigureSpec) -> None:
     for name in binarisers_of(spec):
         mark, mine = style.mark(name, spec.style), true[true["binariser"] == name]
         x, y = mine["false_positive_rate"], mine["true_positive_rate"]
-        axes.scatter(x, y, s=2, color=mark.colour, alpha=0.15, linewidths=0, rasterized=True)
+        _dots(axes, x, y, mark.colour)
         if len(mine):
             axes.plot([x.mean()], [y.mean()], **{**mark.line, "linestyle": "none"}, zorder=3)
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))

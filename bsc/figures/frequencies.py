@@ -58,9 +58,14 @@ def _tokens(rates: pd.DataFrame) -> int:
 
 
 def edges(tokens: int) -> Float[np.ndarray, " bins"]:
-    """Bin edges from below one firing in `tokens` to a rate of 1, equally wide in log rate; the surge begins on one of them."""
+    """Bin edges from below one firing in `tokens` to a rate of 1, equally wide in log rate; the surge begins on one of them.
+
+    Where rates are so low that no number of firings falls into a bin, it is part of the next: it would look like a gap.
+    """
     decades = int(np.ceil(np.log10(max(tokens, 10))))
-    return np.asarray(10.0 ** (np.arange(-decades * _BINS_A_DECADE, 1) / _BINS_A_DECADE))
+    every = 10.0 ** (np.arange(-decades * _BINS_A_DECADE - 1, 1) / _BINS_A_DECADE)
+    firings = np.floor(every * tokens * (1 + 1e-12))
+    return np.asarray(every[np.append(firings[:-1] < firings[1:], True)])
 
 
 def histogram(rates: pd.DataFrame, bins: Float[np.ndarray, " bins"]) -> pd.DataFrame:

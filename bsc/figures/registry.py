@@ -168,7 +168,7 @@ FIGURES: dict[str, Figure] = {
     "fig15": Figure("bsc.figures.by_k", ("scores",), autoencoders, shows="an `sae`", scorer="fuzzing"),
     "fig16": Figure("bsc.figures.frequencies", ("latents",), everything),
     "frequency-control": Figure("bsc.figures.control", ("evaluation",), everything),
-    "learning-rates": Figure("bsc.figures.sweeps", ("choice",), everything, shows="`tune` to the config and a coder"),
+    "learning-rates": Figure("bsc.figures.sweeps", ("choice",), everything, block="tune"),
     "fig17": Figure("bsc.figures.distributions", ("scores", "latents"), at_one_k),
     "fig18": Figure("bsc.figures.ablation", ("ablation", "latents"), first_at_one_k, block="ablation"),
     "fig19": Figure("bsc.figures.compared", ("evaluation", "scores"), at_one_k),

@@ -4,7 +4,7 @@ Colours are Okabe and Ito's, which colour-blind readers tell apart. A binariser 
 registry, in every figure; continuous ones are dashed with open markers, binary ones solid and filled.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from bsc.coders.binarisers.registry import REGISTRY
@@ -147,9 +147,22 @@ def _legend_columns(labels: list[str], width: float, size: float) -> int:
     return 1
 
 
+class _PlainLocator(LogLocator):
+    """Ticks at 1, 2 and 5 of each decade; where fewer than two of them are in view, at round numbers."""
+
+    def __init__(self) -> None:
+        super().__init__(subs=(1.0, 2.0, 5.0))
+
+    def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
+        low, high = sorted((vmin, vmax))
+        ticks = super().tick_values(low, high)
+        in_view = sum(low <= tick <= high for tick in ticks)
+        return ticks if in_view >= 2 else MaxNLocator(4).tick_values(low, high)
+
+
 def plain_log(axis: Axis) -> None:
-    """Tick labels of a logarithmic axis as plain numbers, at 1, 2 and 5 of each decade: mathtext is off."""
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    """Tick labels of a logarithmic axis as plain numbers: mathtext is off."""
+    axis.set_major_locator(_PlainLocator())
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 

@@ -6,6 +6,7 @@ import pytest
 from made_up_results import figure_spec, grid, log_of, metrics_of, steps_of
 from PIL import Image
 
+from bsc.figures import style
 from bsc.figures.draw import draw
 from bsc.figures.registry import of_several_models
 from bsc.figures.training import PIECES
@@ -90,3 +91,13 @@ def test_larger_models_are_of_an_architecture_that_several_have() -> None:
     coders = grid(architectures=("sae", "skip-transcoder")) + grid(architectures=("sae",), model=MODELS[1])
     assert {coder.architecture for coder in of_several_models(coders)} == {"sae"}
     assert not of_several_models(grid(architectures=("skip-transcoder",)) + grid(architectures=("sae",), model=MODELS[1]))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.7, 1.04), (0.31, 0.33), (0.1, 9.0), (0.004, 0.03)])
+def test_a_logarithmic_axis_has_two_ticks_in_view_at_least(low: float, high: float) -> None:
+    axes = style.canvas(3.0, 2.0).subplots()
+    axes.set(yscale="log", ylim=(low, high))
+    style.plain_log(axes.yaxis)
+    shown = [tick for tick in axes.get_yticks() if low <= tick <= high]
+    assert len(shown) >= 2
+    assert all(len(text.get_text()) <= 6 for text in axes.get_yticklabels())
