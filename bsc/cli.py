@@ -364,7 +364,8 @@ def _run_stage(arguments: argparse.Namespace) -> None:
     try:
         spec = getattr(bsc.stages, stage.spec).model_validate_json(arguments.spec)
     except ValidationError as error:
-        faults = "; ".join(f"`{'.'.join(map(str, fault['loc']))}`: {fault['msg']}" for fault in error.errors())
+        places = ((".".join(map(str, fault["loc"])), fault["msg"]) for fault in error.errors())
+        faults = "; ".join(f"`{at}`: {message}" if at else message for at, message in places)
         fix = "copy the command whole from `snakemake -np TARGET`"
         raise UserError(f"not a {stage.spec}: {faults}", where="--spec", fix=fix) from error
     inputs = {item.parameter or item.flag: getattr(arguments, item.name) for item in stage.inputs}

@@ -21,6 +21,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     create_model,
     field_validator,
     model_validator,
@@ -542,12 +543,11 @@ class Config(_Strict):
     runtime: Runtime | None = None
     figures: Figures = Figures()
 
-    @model_validator(mode="before")
+    @field_validator("tune", "ablation", "probing", "runtime", mode="before")
     @classmethod
-    def _no_empty_blocks(cls, raw: Any) -> Any:
-        for key in ("tune", "ablation", "probing", "runtime"):
-            if isinstance(raw, dict) and key in raw and raw[key] is None:
-                raise ValueError(f"`{key}` has nothing under it: write `{key}: {{}}` for its defaults, or leave it out")
+    def _no_empty_blocks(cls, raw: Any, info: ValidationInfo) -> Any:
+        if raw is None:
+            raise ValueError(f"nothing is under it: write `{info.field_name}: {{}}` for its defaults, or leave it out")
         return raw
 
     @field_validator("models")
@@ -864,6 +864,9 @@ def _faults_of_settings(config: Config) -> Iterator[Fault]:
                     ("coders", number, "binarisers"),
                     f"`{key}` is not under `binarisers`{_nearest(key, config.binarisers)}: say there what is different in it",
                 )
+            for fault in REGISTRY[key].faults():
+                said = f"`{key}` is registered wrongly in bsc/coders/binarisers/registry.py: {fault}"
+                yield ("coders", number, "binarisers"), said
     entries = {key: REGISTRY[key] for block in config.coders for key in block.binarisers}
     rounded = [key for key, entry in entries.items() if entry.between or not entry.continuous]
     if config.training.multi_topk and rounded:

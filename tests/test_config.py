@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bsc.coders.binarisers.registry import REGISTRY, Entry
 from bsc.config import load
 from bsc.errors import UserError
 
@@ -379,3 +380,16 @@ def test_a_variant_has_its_binarisers_settings_but_for_its_own(tmp_path: Path) -
     assert plain == free == {"learning_rate": 0.1, "ste": "sigmoid", "temperature": 3.0, "threshold": 0.004}
     assert held == {**plain, "temperature": 1.0, "frequency": {"cap": 0.1, "memory_tokens": 65_536, **BIAS}}
     assert [coder.binariser for coder in config.coder_ids if coder.architecture == "sae"] == sorted(binarisers)
+
+
+def test_a_binariser_that_is_registered_wrongly_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(REGISTRY, "mine", Entry("mine:Mine", "Mine"))
+    with pytest.raises(UserError, match=r"`mine` is registered wrongly .* there is no bsc/coders/binarisers/mine.py"):
+        load([write(tmp_path, coders__0__binarisers=["mine"])])
+
+
+def test_an_empty_block_is_a_fault_of_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text((CONFIGS / "smoke.yaml").read_text() + "\nablation:\n")
+    with pytest.raises(UserError, match=r"config.yaml:\d+: `ablation`: nothing is under it: write `ablation: {}`"):
+        load([path])

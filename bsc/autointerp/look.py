@@ -19,6 +19,7 @@ from bsc.autointerp.firings import LatentCache
 from bsc.autointerp.llm.shown import window_text
 from bsc.autointerp.score import NONE, SCORES
 from bsc.autointerp.windows import EXPLANATION, NEITHER, TEST, FiringWindows, Grid, activations
+from bsc.errors import UserError
 from bsc.io import read_manifest, read_parquet
 from bsc.stages import WindowsSpec, measure_of
 
@@ -42,9 +43,13 @@ class Latents:
     def open(cls, results: Path | str, coder: str, *, variant: str = "trained", explainer: str = paths.NGRAM) -> "Latents":
         """Of a results folder. coder: its path in `coders`; variant: itself (`trained`) or a control; explainer: whose words.
 
-        Raises UserError or CorruptFile when a file is missing or was altered.
+        Raises UserError or CorruptFile when `coder` is no such path, or a file is missing or was altered.
         """
-        wildcards = dict(zip(("model", "hookpoint", "kind", "seed"), Path(coder).parts, strict=True))
+        parts = Path(coder).parts
+        if len(parts) != 4:
+            fix = "name it as MODEL/HOOKPOINT/KIND/SEED, its folder under `coders`"
+            raise UserError(f"`{coder}` names no coder", where=str(results), fix=fix)
+        wildcards = dict(zip(("model", "hookpoint", "kind", "seed"), parts, strict=True))
         latents = Path(results, "autointerp", coder, variant, "latents")
         explanations, scores = (
             latents.parent / ("" if explainer == paths.NGRAM else explainer) / one for one in ("explanations", "scores")
@@ -61,7 +66,11 @@ class Latents:
 
         half: which half of the documents it is of, `explanation`, `test` or `neither`. Ties, which are all of a binary latent's
         windows, come in random order. In the text `<<` and `>>` stand around the tokens on which the latent fires.
+        Raises IndexError when the coder has no such latent.
         """
+        have = len(self.cache.offsets) - 1
+        if not 0 <= latent < have:
+            raise IndexError(f"there is no latent {latent}: the coder has {have}")
         firing = FiringWindows.of(self.cache, latent, self.grid.window)
         shuffled = np.random.default_rng(seed).permutation(len(firing.maxima))
         order = np.lexsort((shuffled, -firing.maxima))[:most]

@@ -107,7 +107,9 @@ class SparseCoder(nn.Module):
         self.binariser.initialise_from(lambda: self.preactivations(some))
 
     def preactivations(self, x: Float[Tensor, "tokens d"]) -> Preactivations:
-        """W_enc x + b_enc, or W_enc (x - b_dec) + b_enc in an SAE."""
+        """W_enc x + b_enc, or W_enc (x - b_dec) + b_enc in an SAE. Raises ValueError when x is not [tokens, d]."""
+        if x.ndim != 2 or x.shape[1] != self.width:
+            raise ValueError(f"an input of shape {list(x.shape)}: this coder takes [tokens, {self.width}]")
         return Preactivations(x.to(self.W_enc.dtype), self.W_enc, self.b_enc, self.b_dec if self.is_sae else None)
 
     def encode(self, x: Float[Tensor, "tokens d"], generator: torch.Generator | None = None) -> Code:

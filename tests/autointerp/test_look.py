@@ -1,11 +1,15 @@
 """Windows as a reader sees them: the strongest first, ties at random, marks where the latent fires."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
+import pytest
 from autointerp_world import World, windows_spec
 
 from bsc.autointerp.explain import decoder
 from bsc.autointerp.look import HALVES, Latents
+from bsc.errors import UserError
 
 
 def looked_at(world: World) -> Latents:
@@ -33,3 +37,14 @@ def test_windows_of_a_binary_latent_are_drawn_at_random_and_those_of_a_silent_on
     assert first == again != other
     assert first != sorted(first)
     assert latents.windows(2).empty
+
+
+@pytest.mark.parametrize("latent", [-1, 3])
+def test_a_latent_that_is_not_there_is_told(world: World, latent: int) -> None:
+    with pytest.raises(IndexError, match=rf"there is no latent {latent}: the coder has 3"):
+        looked_at(world).windows(latent)
+
+
+def test_a_coder_is_named_by_its_whole_path(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="`x/y` names no coder"):
+        Latents.open(tmp_path, "x/y")

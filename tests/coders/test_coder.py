@@ -86,7 +86,7 @@ def test_unit_norm_is_for_continuous_saes_only():
         for architecture in ARCHITECTURES
         for key in REGISTRY
         if SparseCoder.build(spec(architecture, key)).unit_norm
-    } == {("sae", "topk"), ("sae", "groupmax"), ("sae", "nbit")}
+    } == {("sae", key) for key, entry in REGISTRY.items() if entry.continuous}
 
 
 def test_normalisation_and_projection():
@@ -208,3 +208,10 @@ def test_a_coder_in_bfloat16_computes_and_learns(architecture, binariser):
     assert predicted.dtype == torch.bfloat16
     (x - predicted).square().sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in coder.parameters())
+
+
+@pytest.mark.parametrize("shape", [(12,), (2, 3, 12), (3, 11)])
+def test_inputs_of_another_shape_are_refused(shape):
+    coder = SparseCoder.build(spec("sae"))
+    with pytest.raises(ValueError, match=r"this coder takes \[tokens, 12\]"):
+        coder.encode(torch.zeros(shape))

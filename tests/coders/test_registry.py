@@ -1,12 +1,50 @@
-"""Names of binarisers and of their variants."""
+"""Names of binarisers and of their variants, and what each one in the registry has to keep to, one that is added too."""
 
 import re
+from dataclasses import replace
+from typing import Any
 
 import pytest
+import torch
 
 from bsc import paths
 from bsc.coders.binarisers.registry import REGISTRY, in_order, is_binariser, kind_of
+from bsc.coders.coder import SparseCoder
 from bsc.paths import CoderId
+
+WIDTH, LATENTS, K = 8, 60, 6
+
+
+def coder_and_batch(key: str) -> tuple[SparseCoder, torch.Tensor]:
+    """A coder of a few latents with thresholds and the like set from its first batch, and that batch."""
+    generator = torch.Generator().manual_seed(0)
+    coder = SparseCoder(WIDTH, LATENTS, K, "transcoder", key, generator=generator)
+    x = torch.randn(50, WIDTH, generator=generator)
+    coder.initialise_from(x, x)
+    return coder, x
+
+
+@pytest.mark.parametrize("key", REGISTRY)
+def test_a_binariser_selects_some_latents_and_gives_no_negative_value(key: str) -> None:
+    """A latent fires where its value is above 0: a negative one would reconstruct and count as silent."""
+    coder, x = coder_and_batch(key)
+    code = coder.encode(x, torch.Generator().manual_seed(1))
+    assert (code.values >= 0).all()
+    assert (code.values > 0).any()
+    if code.indices is not None:
+        assert code.indices.shape == code.values.shape
+        assert code.indices.shape[1] <= K
+        assert (code.indices.diff(dim=1) > 0).all()
+
+
+@pytest.mark.parametrize("key", [key for key, entry in REGISTRY.items() if entry.ranked])
+def test_a_binariser_that_ranks_latents_heeds_the_bias_of_frequency_control(key: str) -> None:
+    coder, x = coder_and_batch(key)
+    before = coder.encode(x).indices
+    coder.binariser.balance()
+    coder.binariser.bias[before.unique()[::2]] = -100.0
+    same = torch.equal(coder.encode(x).indices, before)
+    assert not same, "select by `minus=self.offsets()`, or register it with ranked=False"
 
 
 def test_a_variant_has_its_binarisers_entry() -> None:
@@ -15,6 +53,24 @@ def test_a_variant_has_its_binarisers_entry() -> None:
     assert (entry.label, plain.label) == ("Binary TopK, cap 5", "Binary TopK")
     assert "binary-topk.cap_5" not in REGISTRY
     assert list(REGISTRY) == [name for name in REGISTRY if "." not in name]
+
+
+@pytest.mark.parametrize("key", REGISTRY)
+def test_what_is_registered_is_there(key: str) -> None:
+    assert list(REGISTRY[key].faults()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"code": "tpok:TopK"}, "there is no bsc/coders/binarisers/tpok.py"),
+        ({"code": "topk:TpoK"}, "bsc/coders/binarisers/topk.py has no class `TpoK`"),
+        ({"code": "topk"}, "`code` is `topk` and not `module:Class`"),
+        ({"code": "gumbel:Gumbel", "options": {"tua": 0.5}}, "`__init__` of `Gumbel` takes no `tua`"),
+    ],
+)
+def test_a_line_of_the_registry_that_is_wrong_is_told(changes: dict[str, Any], fault: str) -> None:
+    assert list(replace(REGISTRY["topk"], **changes).faults()) == [fault]
 
 
 @pytest.mark.parametrize("name", ["tpok", "tpok.capped", "topk.", "topk.Capped", "topk.a-b", "topk.a.b", "topk./..", ""])

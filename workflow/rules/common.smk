@@ -33,6 +33,7 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 results = plan.config.results
+known = frozenset([*plan.config.coder_ids, *plan.joint_coders, *plan.sweeps])
 streamed, in_cohorts = is_streamed(plan.config), plan.config.in_cohorts
 
 
@@ -65,9 +66,12 @@ def at(pattern, coder=None, *, file=None, **wildcards):
 
 
 def coder_of(wildcards):
-    """The coder that a job's wildcards name."""
+    """The coder that a job's wildcards name. Raises WorkflowError for one that the config does not have."""
     w = wildcards
-    return CoderId(w.model, w.hookpoint, w.architecture, w.binariser, int(w.k), int(w.seed))
+    coder = CoderId(w.model, w.hookpoint, w.architecture, w.binariser, int(w.k), int(w.seed))
+    if coder not in known:
+        raise WorkflowError(f"`{coder}` is not in the grid of this config: add its k, seed or binariser under `coders`")
+    return coder
 
 
 def choice_of(wildcards):

@@ -43,7 +43,7 @@ class Binariser(nn.Module):
         raise NotImplementedError
 
     def values(self, pre: Preactivations, indices: Int[Tensor, "tokens selected"]) -> Float[Tensor, "tokens selected"]:
-        """The values z on S, with their backward."""
+        """The values z on S, with their backward. None is negative: a latent fires where its value is above 0."""
         raise NotImplementedError
 
     def thresholds(self) -> Float[Tensor, " latents"] | None:

@@ -1,16 +1,19 @@
 """Every binariser by its key, with what the config, the DAG and the figures need to know of it before torch is there.
 
-To add one: write its file here and add its line below. `code` names the class, `module:Class`; `options` are the keys that
-`binarisers.KEY` takes in the config, each with its default, or, as a tuple, its choices with the default first.
+To add one: write its file here and add its line below, as the last one: colours go by place. `code` names the class,
+`module:Class`; `options` are the keys that `binarisers.KEY` takes in the config, each with its default, or, as a tuple, its
+choices with the default first.
 
 A config may have several settings of one binariser beside each other: variants, named after it, as `binary-topk.capped`.
 `REGISTRY` answers for their names too; it lists the binarisers alone.
 """
 
+import ast
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 VARIANT = r"\.[a-z0-9_]+"
@@ -50,6 +53,25 @@ class Entry:
     def module(self) -> str:
         """The full name of the module that holds its class."""
         return f"bsc.coders.binarisers.{self.code.partition(':')[0]}"
+
+    def faults(self) -> Iterator[str]:
+        """What is wrong with this line of the registry, by reading the file that it names."""
+        module, _, name = self.code.partition(":")
+        file = Path(__file__).with_name(f"{module}.py")
+        if not name:
+            yield f"`code` is `{self.code}` and not `module:Class`"
+        elif not file.is_file():
+            yield f"there is no bsc/coders/binarisers/{file.name}"
+        else:
+            body = ast.parse(file.read_text(encoding="utf-8")).body
+            made = next((node for node in body if isinstance(node, ast.ClassDef) and node.name == name), None)
+            if made is None:
+                yield f"bsc/coders/binarisers/{file.name} has no class `{name}`"
+                return
+            for node in made.body:
+                if isinstance(node, ast.FunctionDef) and node.name == "__init__" and node.args.kwarg is None:
+                    taken = {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)}
+                    yield from (f"`__init__` of `{name}` takes no `{option}`" for option in self.options if option not in taken)
 
     def load(self) -> Any:
         """Import its class (and torch)."""
