@@ -1,4 +1,6 @@
 import shutil
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -185,3 +187,24 @@ def test_autocast_does_not_reach_them_and_they_are_quiet():
         sampled = kernels.value_gradient(indices, x, rows)
     assert all(torch.equal(a, b) for a, b in zip(outside, inside, strict=True))
     assert torch.equal(sampled, kernels.value_gradient(indices, x, rows))
+
+
+_WITHOUT_TORCH = """
+import ctypes, sys
+import numpy as np
+library, alone = ctypes.CDLL(sys.argv[1]), not hasattr(ctypes.CDLL(None), "GOMP_parallel")
+generator = np.random.default_rng(0)
+indices, values = generator.integers(0, 50, (300, 4)), generator.random((300, 4), np.float32)
+rows, total = generator.random((50, 33), np.float32), np.empty((300, 33), np.float32)
+def at(array):
+    return ctypes.c_void_p(array.ctypes.data)
+library.bsc_decode(at(indices), at(values), at(rows), *map(ctypes.c_int64, (300, 4, 33, 3)), at(total))
+print(alone, np.allclose(total, (values[..., None] * rows[indices]).sum(1), atol=1e-5))
+"""
+
+
+@pytest.mark.compiled
+def test_without_torchs_threads_the_kernels_start_their_own():
+    library = build.library()
+    said = subprocess.run([sys.executable, "-c", _WITHOUT_TORCH, library._name], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["True", "True"]

@@ -54,7 +54,7 @@ template <class T, bool shifted>
 void top_k_rows(const T* p, const float* minus, int64_t tokens, int64_t latents, int64_t stride, int64_t k, int64_t threads, int64_t* selected) {
     const int64_t lanes = (LANES_PER_SELECTED * k + BLOCK - 1) / BLOCK * BLOCK;
     const bool by_lanes = 2 * lanes <= latents;
-    in_parallel(tokens, 16, threads, [=](int, int64_t first, int64_t last) {
+    in_parallel(tokens, 16, threads, [=](int64_t first, int64_t last) {
         std::vector<int32_t> keys(latents), maxima(lanes), ranked(lanes);
         std::vector<uint64_t> candidates;
         for (int64_t token = first; token < last; ++token) {
@@ -104,7 +104,7 @@ void top_k_rows(const T* p, const float* minus, int64_t tokens, int64_t latents,
 
 template <class T, bool shifted>
 void winner_rows(const T* p, const float* minus, int64_t tokens, int64_t groups, int64_t size, int64_t threads, int64_t* selected) {
-    in_parallel(tokens, 16, threads, [=](int, int64_t first, int64_t last) {
+    in_parallel(tokens, 16, threads, [=](int64_t first, int64_t last) {
         std::vector<int32_t> keys(size);
         for (int64_t token = first; token < last; ++token)
             for (int64_t group = 0; group < groups; ++group) {
@@ -188,7 +188,7 @@ inline void load_group(const T* p, const int64_t* keys, int64_t first, int64_t s
 
 template <class T>
 void softmax_rows(const T* p, const int64_t* keys, float beta, int64_t tokens, int64_t groups, int64_t size, int64_t threads, int64_t* winners, float* largest, float* total) {
-    in_parallel(tokens, 8, threads, [=](int, int64_t first, int64_t last) {
+    in_parallel(tokens, 8, threads, [=](int64_t first, int64_t last) {
         std::vector<float> buffer(size);
         float* values = buffer.data();
         for (int64_t token = first; token < last; ++token)
@@ -215,7 +215,7 @@ struct Softmax {
 
 template <class T>
 void softmax_gradient_rows(const T* p, const Softmax* terms, int64_t count, const int64_t* indices, const float* extra, int64_t selected, int64_t tokens, int64_t groups, int64_t size, int64_t threads, T* gradient) {
-    in_parallel(tokens, 8, threads, [=](int, int64_t first, int64_t last) {
+    in_parallel(tokens, 8, threads, [=](int64_t first, int64_t last) {
         std::vector<float> values(size), sums(groups * size);
         for (int64_t token = first; token < last; ++token) {
             std::fill(sums.begin(), sums.end(), 0.0f);
@@ -244,7 +244,7 @@ void softmax_gradient_rows(const T* p, const Softmax* terms, int64_t count, cons
 // The first latent of each group whose cumulative probability exceeds a uniform number.
 template <class T>
 void draw_rows(const T* p, const float* largest, const float* total, const float* uniform, int64_t tokens, int64_t groups, int64_t size, int64_t threads, int64_t* drawn) {
-    in_parallel(tokens, 8, threads, [=](int, int64_t first, int64_t last) {
+    in_parallel(tokens, 8, threads, [=](int64_t first, int64_t last) {
         std::vector<float> weights(size);
         for (int64_t token = first; token < last; ++token)
             for (int64_t group = 0; group < groups; ++group) {
@@ -275,7 +275,7 @@ template <class T>
 void threshold_rows(const T* p, int64_t tokens, int64_t latents, int64_t k, int64_t threads, float* thresholds) {
     constexpr float TOLERANCE = 1e-5f;
     constexpr int ITERATIONS = 60;
-    in_parallel(tokens, 4, threads, [=](int, int64_t first, int64_t last) {
+    in_parallel(tokens, 4, threads, [=](int64_t first, int64_t last) {
         std::vector<float> buffer(latents);
         float* values = buffer.data();
         const float goal = static_cast<float>(k), shift = std::log(goal / static_cast<float>(latents - k));
@@ -312,7 +312,7 @@ void threshold_rows(const T* p, int64_t tokens, int64_t latents, int64_t k, int6
 template <class T>
 void column_sums(const T* values, int64_t rows, int64_t columns, int64_t threads, float* sums) {
     constexpr int64_t STRIP = 1024;
-    in_parallel((columns + STRIP - 1) / STRIP, 1, threads, [=](int, int64_t strip, int64_t) {
+    in_parallel((columns + STRIP - 1) / STRIP, 1, threads, [=](int64_t strip, int64_t) {
         const int64_t first = strip * STRIP, width = std::min(STRIP, columns - first);
         float* sum = sums + first;
         std::fill(sum, sum + width, 0.0f);
@@ -394,7 +394,7 @@ void bsc_threshold_bfloat16(const BFloat16* p, int64_t tokens, int64_t latents, 
 }
 
 void bsc_decode(const int64_t* indices, const float* values, const float* rows, int64_t tokens, int64_t selected, int64_t width, int64_t threads, float* total) {
-    in_parallel(tokens, 16, threads, [=](int, int64_t first, int64_t last) {
+    in_parallel(tokens, 16, threads, [=](int64_t first, int64_t last) {
         for (int64_t token = first; token < last; ++token) {
             float* sum = total + token * width;
             const int64_t* index = indices + token * selected;
@@ -408,7 +408,7 @@ void bsc_decode(const int64_t* indices, const float* values, const float* rows, 
 }
 
 void bsc_value_gradient(const int64_t* indices, const float* gradient, const float* rows, int64_t tokens, int64_t selected, int64_t width, int64_t threads, float* products) {
-    in_parallel(tokens, 16, threads, [=](int, int64_t first, int64_t last) {
+    in_parallel(tokens, 16, threads, [=](int64_t first, int64_t last) {
         for (int64_t token = first; token < last; ++token) {
             const float* own = gradient + token * width;
             const int64_t* index = indices + token * selected;
@@ -435,7 +435,7 @@ void bsc_row_gradient(const int64_t* indices, const float* weights, const float*
     for (int64_t token = 0, entry = 0; token < tokens; ++token)
         for (int64_t s = 0; s < selected; ++s, ++entry)
             sorted[next[indices[entry]]++] = {static_cast<int32_t>(token), weights[entry]};
-    in_parallel(latents, 32, threads, [&](int, int64_t first, int64_t last) {
+    in_parallel(latents, 32, threads, [&](int64_t first, int64_t last) {
         for (int64_t latent = first; latent < last; ++latent) {
             float* sum = total + latent * width;
             std::fill(sum, sum + width, 0.0f);

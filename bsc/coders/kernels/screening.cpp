@@ -167,7 +167,7 @@ bool round_encoder(const Inputs& in, const Shape& shape, int64_t threads, Encode
     for (int64_t i = 0; i < shape.width; ++i) square += static_cast<double>(in.mean[i]) * in.mean[i];
     const float mean_norm = static_cast<float>(std::sqrt(square));
     std::atomic<bool> bounded{true};
-    in_parallel(shape.panels, 4, threads, [&](int, int64_t first, int64_t last) {
+    in_parallel(shape.panels, 4, threads, [&](int64_t first, int64_t last) {
         std::vector<float> stretched(shape.bytes, 0.0f);
         std::vector<uint8_t> rounded(shape.bytes);
         for (int64_t lane = first * PANEL; lane < last * PANEL; ++lane) {
@@ -448,7 +448,7 @@ int bsc_screen(const float* x, const float* W, const float* b, const float* minu
         some.screen(encoder);
         some.finish(selected + token * each, values + token * each, certain + token);
     };
-    in_parallel(tokens, at_once, threads, [&](int, int64_t first, int64_t last) {
+    in_parallel(tokens, at_once, threads, [&](int64_t first, int64_t last) {
         if (groups)
             select(Tokens<true>(inputs, shape, first, last - first, k), first);
         else
