@@ -66,7 +66,10 @@ def test_what_the_dag_imports_is_free_of_torch(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-@pytest.mark.parametrize("stage", ["tokens", "train", "trial", "latents", "probe", "explain", "score", "figure"])
+_TORCH = [pytest.param(stage, marks=pytest.mark.slow) for stage in ("tokens", "trial", "latents", "probe")]  # seconds each
+
+
+@pytest.mark.parametrize("stage", ["train", *_TORCH, "explain", "score", "figure"])
 def test_stages_that_run_no_language_model_import_none(stage: str) -> None:
     """Importing transformers' models takes longer than most of these stages of a small run."""
     module, _, _ = STAGES[stage].code.partition(":")

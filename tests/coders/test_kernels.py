@@ -88,7 +88,14 @@ def test_no_compiler_is_said_once_and_torch_serves(monkeypatch, capsys, tmp_path
         assert said in capsys.readouterr().err
 
 
+@pytest.fixture
+def quickly(monkeypatch):
+    """Compile without optimising, which takes most of the time."""
+    monkeypatch.setattr(build, "FLAGS", tuple("-O0" if flag == "-O3" else flag for flag in build.FLAGS))
+
+
 @pytest.mark.compiled
+@pytest.mark.usefixtures("quickly")
 def test_kernels_are_compiled_once_into_the_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert build.library.__wrapped__() is not None
@@ -101,6 +108,7 @@ def test_kernels_are_compiled_once_into_the_cache(monkeypatch, tmp_path):
 
 
 @pytest.mark.compiled
+@pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize("kept", [0.0, 0.6])
 def test_a_damaged_library_is_compiled_again(monkeypatch, tmp_path, kept):
     """Much of a library is worse than none of it: the process that loads it dies of SIGBUS."""
@@ -115,6 +123,7 @@ def test_a_damaged_library_is_compiled_again(monkeypatch, tmp_path, kept):
 
 
 @pytest.mark.compiled
+@pytest.mark.usefixtures("quickly")
 def test_a_compiler_behind_a_launcher(monkeypatch, tmp_path):
     compiler = next(filter(None, map(shutil.which, build.COMPILERS)))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -20,7 +20,10 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("binariser", ["topk", "binary-topk", "groupmax", "binary-threshold", "gumbel", "reinmax", "hybrid"])
+_NOT_QUICK = [pytest.param(key, marks=pytest.mark.slow) for key in ("binary-topk", "groupmax", "reinmax", "hybrid")]
+
+
+@pytest.mark.parametrize("binariser", ["topk", "binary-threshold", "gumbel", *_NOT_QUICK])
 def test_never_two_tensors_like_the_preactivations(binariser):
     """And none of them where those that select do so by screening."""
     sizes = f"--width=16 --latents={LATENTS} --k=32 --tokens={TOKENS}".split()

@@ -111,6 +111,7 @@ def test_rows_before_the_position_are_not_read(tmp_path: Path, monkeypatch: pyte
 KILLS = st.one_of(st.integers(1, 25), st.sampled_from(["resized", "full"]))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kills=st.lists(st.tuples(KILLS, st.sampled_from([11, 300, 700, 800, 5_000])), max_size=4), bos=st.booleans())
 def test_however_often_it_is_killed_the_bytes_are_those_of_one_run(

@@ -58,7 +58,7 @@ def drawn_elsewhere(names: list[str], coders: list[CoderId], results: Path, outp
 @pytest.mark.parametrize(
     ("names", "coders"),
     [
-        (["fig3", "fig5", "table1"], GRID),
+        pytest.param(["fig3", "fig5", "table1"], GRID, marks=pytest.mark.slow),
         pytest.param([name for name in sorted(FIGURES) if FIGURES[name].select(ALONE)], ALONE, marks=pytest.mark.slow),
     ],
     ids=["some", "all"],

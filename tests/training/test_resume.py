@@ -80,7 +80,8 @@ def test_an_error_and_again(run: str, make_spec: MakeSpec, store_index: Path, tm
     assert_same(tmp_path / "stopped", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("run", ["gumbel signum", pytest.param("sae topk adam", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("run", ["gumbel signum", "sae topk adam"])
 def test_kill_9_and_again(run: str, make_spec: MakeSpec, store_index: Path, tmp_path: Path) -> None:
     spec = make_spec(**RUNS[run], tokens=500 * 128)
     output = tmp_path / "killed"

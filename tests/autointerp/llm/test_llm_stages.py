@@ -275,6 +275,7 @@ def test_killed_in_mid_scoring_it_asks_nothing_twice(planted) -> None:
     assert summary["scorers"]["fuzzing"]["none"]["unweighted"]["value"] == 1
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_in_the_middle_and_comes_back_is_asked_for_the_rest(planted) -> None:
     answers: Counter[str] = Counter()
     died = threading.Event()
@@ -305,6 +306,7 @@ def test_a_server_that_dies_in_the_middle_and_comes_back_is_asked_for_the_rest(p
     assert summary["scorers"]["fuzzing"]["none"]["unweighted"]["value"] == 1
 
 
+@pytest.mark.slow
 def test_prompts_whose_every_attempt_failed_are_counted_and_the_job_ends_well(planted) -> None:
     def answer(server, body, attempt, handler) -> None:
         if "the token w2\n" in body["messages"][-1]["content"]:
@@ -329,6 +331,7 @@ def test_prompts_whose_every_attempt_failed_are_counted_and_the_job_ends_well(pl
     assert f": {len(failed)} failed, 0 unparsed of {LATENTS * 2 * 2 * 8} replies" in (planted.root / "score.log").read_text()
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_cache(planted) -> None:
     with served(rule) as server:
         reached = settings(server)
