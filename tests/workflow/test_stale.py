@@ -110,8 +110,14 @@ def test_one_figure_builds_what_it_needs_and_no_more(checkout: Checkout) -> None
 def test_an_added_binariser_is_one_file_and_one_line(checkout: Checkout) -> None:
     folder = checkout.folder / "bsc" / "coders" / "binarisers"
     (folder / "mine.py").write_text((folder / "topk.py").read_text().replace("class TopK", "class Mine"))
-    line = '    "mine": Entry("mine:Mine", "Mine", continuous=True),\n'
-    checkout.edit("bsc/coders/binarisers/registry.py", '    "topk": Entry', line + '    "topk": Entry')
+    registry, line = "bsc/coders/binarisers/registry.py", '        "mine": Entry("mine:Mine", "Mine", continuous=True),\n'
+    first, end = '        "topk": Entry', "    }\n)\n\n\ndef kind_of"
+    checkout.edit(registry, first, line + first)
+    jobs = checkout.stale()
+    assert jobs
+    assert all(job.rule.startswith("figure_") for job in jobs)  # each binariser has the colour of the one before it
+    checkout.edit(registry, line, "")
+    checkout.edit(registry, end, line + end)
     assert checkout.stale() == []
     checkout.edit("config/smoke.yaml", "binarisers: [topk, gumbel]", "binarisers: [topk, gumbel, mine]")
     assert all("binariser=mine" in wildcards for wildcards in trained(checkout.stale()))
