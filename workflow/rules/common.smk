@@ -33,7 +33,7 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 results = plan.config.results
-known = frozenset([*plan.config.coder_ids, *plan.joint_coders, *plan.sweeps])
+known = frozenset(plan.config.coder_ids + plan.joint_coders)
 streamed, in_cohorts = is_streamed(plan.config), plan.config.in_cohorts
 
 
