@@ -14,16 +14,17 @@ import re
 import urllib.parse
 import urllib.request
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from functools import cached_property, partial
 from itertools import count, islice
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 
 from bsc.autointerp.llm.answers import AnswerCache
 from bsc.autointerp.llm.breaker import Breaker, Budget
+from bsc.autointerp.llm.leaving import Leaving
 from bsc.autointerp.llm.messages import Failure, Outcome, Reply, Request, key_of
 from bsc.autointerp.llm.serve import Server
 from bsc.autointerp.llm.settings import Settings
@@ -48,6 +49,7 @@ _SHOWN = 300
 _MOST_COUNTED = 2**31
 """Tokens of one request: a server that counts more is not believed."""
 _STOPPED = "the stage stopped before it was sent"
+_T = TypeVar("_T")
 
 
 class Transient(Exception):
@@ -65,8 +67,8 @@ class Refused(Exception):
 class HttpModel:
     """One model behind an endpoint, or behind a server that is started when the first question is not in the cache."""
 
-    def __init__(self, settings: Settings, cache: AnswerCache, server: Server | None) -> None:
-        self._settings, self._cache, self._server = settings, cache, server
+    def __init__(self, settings: Settings, cache: AnswerCache, server: Server | None, leaving: Leaving) -> None:
+        self._settings, self._cache, self._server, self._leaving = settings, cache, server, leaving
         self._breaker, self._budget = Breaker(f"llms.{settings.name}"), Budget(settings, cache)
         self._runner = asyncio.Runner()
         self._places = asyncio.Semaphore(settings.concurrency)
@@ -84,14 +86,18 @@ class HttpModel:
             self._leave_at_once()
             return
         try:
-            self._runner.run(self._close())
+            self._run(self._close())
         finally:
             self._runner.close()
 
     def _leave_at_once(self) -> None:
-        """On a signal, which came in the middle of the event loop: it cannot run again. What arrived is kept all the same."""
+        """On a signal, what is under way is not waited for. What arrived is kept all the same."""
         self._runner.get_loop().set_exception_handler(lambda loop, context: None)  # of tasks that never end
         self._cache.flush()
+
+    def _run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        with self._leaving.between_callbacks(self._runner.get_loop()):
+            return self._runner.run(coroutine)
 
     @cached_property
     def _secret(self) -> str | None:
@@ -107,7 +113,7 @@ class HttpModel:
         feed, waiting = iter(requests), deque[asyncio.Future[Outcome]]()
         outcomes, last, answered = 0, None, False
         try:
-            while ready := self._runner.run(self._advance(feed, waiting)):
+            while ready := self._run(self._advance(feed, waiting)):
                 yield from ready
                 outcomes += len(ready)
                 last = next((outcome for outcome in ready if isinstance(outcome, Failure)), last)
@@ -116,7 +122,7 @@ class HttpModel:
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException:
-            self._runner.run(self._abandon(waiting))
+            self._run(self._abandon(waiting))
             raise
 
     async def _advance(self, feed: Iterator[Request], waiting: "deque[asyncio.Future[Outcome]]") -> list[Outcome]:

@@ -1,12 +1,18 @@
 """Being told to stop: a stage leaves at once, by way of every `with`, so that what arrived is kept. No torch."""
 
+import asyncio
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
+from typing import NoReturn
 
 from bsc.training.interruption import EXIT_CODE, SIGNALS, Handler
+
+
+def _leave() -> NoReturn:
+    raise SystemExit(EXIT_CODE)
 
 
 class Leaving:
@@ -17,11 +23,12 @@ class Leaving:
 
     def __init__(self) -> None:
         self._previous: dict[signal.Signals, Handler] = {}
-        self._held = self._told = False
+        self._told = False
+        self._react: Callable[[], object] = _leave
 
     def __enter__(self) -> "Leaving":
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._leave) for number in SIGNALS}
+            self._previous = {number: signal.signal(number, self._receive) for number in SIGNALS}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -31,15 +38,38 @@ class Leaving:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Have a signal that comes in here wait for the end of it."""
-        self._held = True
+        with self._meanwhile(lambda: None):
+            yield
+
+    @contextmanager
+    def between_callbacks(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+        """Have a signal that comes while the loop runs raise SystemExit from it, between two of its callbacks.
+
+        Raised in the middle of one it may be lost, as in a weak reference's callback, or break what it comes upon: of a thread
+        that an executor has just started, and not noted, the interpreter waits for the end for ever.
+        """
+        with self._meanwhile(lambda: loop.call_soon_threadsafe(_leave)):
+            yield
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within `between_callbacks`, have a signal raise SystemExit where it comes: in a callback that takes long."""
+        with self._meanwhile(_leave):
+            yield
+
+    @contextmanager
+    def _meanwhile(self, react: Callable[[], object]) -> Iterator[None]:
+        before, self._react = self._react, react
         try:
+            if self._told:
+                react()
             yield
         finally:
-            self._held = False
+            self._react = before
         if self._told:
-            raise SystemExit(EXIT_CODE)
+            before()
 
-    def _leave(self, number: int, frame: FrameType | None) -> None:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         told, self._told = self._told, True
-        if not told and not self._held:
-            raise SystemExit(EXIT_CODE)
+        if not told:
+            self._react()

@@ -36,4 +36,4 @@ def reached(settings: Settings, answers: Path, log: Path) -> Iterator[Asked]:
         from bsc.autointerp.llm.serve import Server
 
         server = None if settings.serve is None else stack.enter_context(Server(settings, log, leaving))
-        yield stack.enter_context(HttpModel(settings, cache, server))
+        yield stack.enter_context(HttpModel(settings, cache, server, leaving))

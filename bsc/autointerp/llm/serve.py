@@ -49,8 +49,9 @@ class Server:
         Raises UserError when it does not start, ends, or is not healthy within its `wait_seconds`.
         """
         if self._process is None:
-            self._start()
-            self._wait()
+            with self._leaving.at_once():
+                self._start()
+                self._wait()
         return f"http://127.0.0.1:{self._port}/v1"
 
     def stop(self) -> None:

@@ -451,6 +451,28 @@ def test_on_a_signal_what_an_endpoint_answered_is_kept(planted, number) -> None:
     assert answered(planted.root / "answers" / "one.sqlite") == LATENTS - 2
 
 
+TOLD_AS_A_THREAD_STARTS = """
+import signal, sys, threading
+from bsc.cli import main
+start = threading.Thread.start
+def started(thread):
+    start(thread)
+    if thread.name.startswith("asyncio"):
+        signal.raise_signal(signal.SIGTERM)
+threading.Thread.start = started
+sys.exit(main(sys.argv[1:]))
+"""
+"""`bsc`, told to stop in the moment in which the thread that writes answers was started, and nothing knows of it yet."""
+
+
+def test_a_signal_at_a_bad_moment_ends_the_stage_too(planted) -> None:
+    with served(rule) as server:
+        line = command(planted, settings(server, concurrency=1), "explain")
+        line[1:3] = ["-c", TOLD_AS_A_THREAD_STARTS]
+        left = subprocess.run(line, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert left.returncode == 75, left.stderr
+
+
 def answered(path: Path) -> int:
     """How many answers a cache has, while another process writes it."""
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from bsc.autointerp.llm.answers import AnswerCache
-from bsc.autointerp.llm.leaving import Leaving
 from bsc.autointerp.llm.local import LocalModel
 from bsc.autointerp.llm.messages import Reply, Request, Sampling
 from bsc.autointerp.llm.reach import reached
@@ -68,18 +67,3 @@ def test_on_a_signal_it_leaves_with_what_was_answered(tmp_path, monkeypatch) -> 
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)] == before
     with AnswerCache(tmp_path / "answers" / "one.sqlite") as cache:
         assert cache.totals().replies == 2
-
-
-def test_while_it_is_held_a_signal_waits() -> None:
-    done = []
-
-    def start(leaving: Leaving) -> None:
-        with leaving.held():
-            signal.raise_signal(signal.SIGUSR2)
-            done.append("the rest of it")
-
-    with Leaving() as leaving:
-        with pytest.raises(SystemExit):
-            start(leaving)
-        signal.raise_signal(signal.SIGTERM)  # it is leaving already
-    assert done
