@@ -142,6 +142,22 @@ def test_as_many_candidates_as_there_is_room_for_stay_apart_from_the_next_tokens
     assert torch.equal(found.indices, torch.arange(k).expand(20, k))
 
 
+def test_a_token_that_is_given_up_leaves_its_neighbours_candidates_alone():
+    """Of every other token all latents tie; the others have exactly as many candidates as there is room for, the best one last."""
+    k, room, latents, width = 64, 256, 4096, 256
+    full = torch.full((latents,), -1.0)
+    full[: room - k] = full[room : room + k] = 1.0  # the last vector of a panel, behind one that ties have filled
+    full[room + k - 1] = 1.5
+    along = torch.linalg.qr(torch.randn(width, 2, generator=torch.Generator().manual_seed(0))).Q.T
+    W = torch.stack([full, torch.ones(latents)], 1) @ along
+    x = 3 * along.repeat(64, 1)
+    found = screening.top_k(x, W, torch.zeros(latents), k)
+    of_full = slice(0, None, 2)
+    assert found.certain[of_full].all()
+    assert not found.certain[1::2].any()
+    assert (found.indices[of_full] == room + k - 1).any(1).all()
+
+
 def test_too_many_candidates_and_rows_that_are_not_finite_are_uncertain():
     x, W, b = batch("normal", 5, 2_000, 48, 3)
     assert not screening.top_k(x, W[:1].repeat(2_000, 1), b[:1].repeat(2_000), 8).certain.any()

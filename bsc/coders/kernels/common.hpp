@@ -29,27 +29,29 @@ inline To bits_of(From from) {
 }
 
 // What runs a function on so many threads of the OpenMP library that torch has loaded; null where it is of another kind. Torch's
-// threads wait actively for a while after each operation: threads of our own would have to share the processors with them.
+// threads wait actively for a while after each operation: threads of our own would have to share the processors with them. As with
+// torch's own operations, a child that is forked afterwards cannot compute.
 using Region = void (*)(void (*)(void*), void*, unsigned, unsigned);
 inline Region torch_threads() {
     static const Region found = reinterpret_cast<Region>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
     return found;
 }
 
-// Run body(first, last) over pieces of [0, count) of `grain`, handed to whichever thread is free.
+// Run body(first, last) over pieces of [0, count) of `grain`, handed to whichever thread is free. All of torch's threads are called,
+// also where there are fewer pieces: OpenMP ends those that a region has no place for, and starts them anew for the next.
 template <class Body>
 void in_parallel(int64_t count, int64_t grain, int64_t threads, const Body& body) {
     std::atomic<int64_t> next{0};
     auto work = [&] {
         for (int64_t first; (first = next.fetch_add(grain)) < count;) body(first, std::min(count, first + grain));
     };
-    const int64_t team = std::min(threads, (count + grain - 1) / grain);
-    if (team > 1 && torch_threads()) {
-        torch_threads()([](void* data) { (*static_cast<decltype(work)*>(data))(); }, &work, static_cast<unsigned>(team), 0);
+    const int64_t pieces = (count + grain - 1) / grain;
+    if (threads > 1 && pieces > 1 && torch_threads()) {
+        torch_threads()([](void* data) { (*static_cast<decltype(work)*>(data))(); }, &work, static_cast<unsigned>(threads), 0);
         return;
     }
     std::vector<std::thread> pool;
-    for (int64_t helper = 1; helper < team; ++helper) pool.emplace_back(work);
+    for (int64_t helper = 1; helper < std::min(threads, pieces); ++helper) pool.emplace_back(work);
     work();
     for (auto& thread : pool) thread.join();
 }

@@ -358,6 +358,7 @@ class Tokens {
     }
 
     void note(int64_t token, int64_t vector, const Bounds& bounds) {
+        if (held[token] < 0) return;  // given up at a vector of this panel
         float& bar = least[token * shape.groups + (grouped ? shape.group[vector] : 0)];
         if (grouped) bar = std::max(bar, largest_lane(bounds.lower));
         if (held[token] + LANES > room) {
