@@ -17,7 +17,7 @@ test: $(READY) lint ## set up, and run every check and every test
 	$(BIN)/pytest
 
 quick: $(READY) lint ## the checks and the tests that take seconds
-	$(BIN)/pytest -m "not slow and not slurm and not llm"
+	$(BIN)/pytest -n $(CORES) -m "not slow and not slurm and not llm"
 
 lint: $(READY) ## style, types and the workflow's own linters
 	$(BIN)/ruff check .

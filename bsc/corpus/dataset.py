@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from bsc.corpus.column import Column, Document
-from bsc.errors import UserError
+from bsc.errors import UserError, printable
 
 if TYPE_CHECKING:
     from bsc.stages import TokensSpec
@@ -128,7 +128,7 @@ class HubDocuments:
     def _report(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         pause = state.next_action.sleep if state.next_action else 0
-        which = f"attempt {state.attempt_number} of {ATTEMPTS} failed ({_words(error)})"
+        which = f"attempt {state.attempt_number} of {ATTEMPTS} failed ({printable(_words(error))})"
         print(f"{self._where}, row {self._number}: {which}; the next in {pause:.0f} s", file=sys.stderr, flush=True)
 
 

@@ -190,8 +190,8 @@ def _asked(there: set[str], held: set[str]) -> Iterator[tuple[Question, str, str
 
 
 def _continuous(binariser: str) -> tuple[str, ...]:
-    """`groupmax` first for what is grouped, and `topk` first for another."""
-    return CONTINUOUS[::-1] if REGISTRY[binariser].grouped else CONTINUOUS
+    """Those that are grouped first for what is grouped, and last for another."""
+    return tuple(sorted(CONTINUOUS, key=lambda one: REGISTRY[one].grouped != REGISTRY[binariser].grouped))
 
 
 def continuous_counterpart(binariser: str, there: set[str]) -> str | None:

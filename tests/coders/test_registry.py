@@ -2,13 +2,15 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from bsc import paths
-from bsc.coders.binarisers.registry import REGISTRY, in_order, is_binariser, kind_of
+from bsc.coders.binarisers import registry
+from bsc.coders.binarisers.registry import REGISTRY, Entry, in_order, is_binariser, kind_of
 from bsc.coders.coder import SparseCoder
 from bsc.paths import CoderId
 
@@ -71,6 +73,14 @@ def test_what_is_registered_is_there(key: str) -> None:
 )
 def test_a_line_of_the_registry_that_is_wrong_is_told(changes: dict[str, Any], fault: str) -> None:
     assert list(replace(REGISTRY["topk"], **changes).faults()) == [fault]
+
+
+def test_a_file_that_is_no_python_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text("class Mine:\n    def (:\n")
+    monkeypatch.setattr(registry, "__file__", str(tmp_path / "registry.py"))
+    (fault,) = Entry("mine:Mine", "Mine").faults()
+    assert fault.startswith("bsc/coders/binarisers/mine.py cannot be read: ")
+    assert fault.endswith(", line 2")
 
 
 @pytest.mark.parametrize("name", ["tpok", "tpok.capped", "topk.", "topk.Capped", "topk.a-b", "topk.a.b", "topk./..", ""])

@@ -143,7 +143,7 @@ def test_as_many_candidates_as_there_is_room_for_stay_apart_from_the_next_tokens
 
 
 def test_a_token_that_is_given_up_leaves_its_neighbours_candidates_alone():
-    """Of every other token all latents tie; the others have exactly as many candidates as there is room for, the best one last."""
+    """Of every other token all latents tie; others have exactly as many candidates as there is room for, the best one last."""
     k, room, latents, width = 64, 256, 4096, 256
     full = torch.full((latents,), -1.0)
     full[: room - k] = full[room : room + k] = 1.0  # the last vector of a panel, behind one that ties have filled

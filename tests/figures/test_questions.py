@@ -14,6 +14,15 @@ from bsc.figures.questions import _asked
 print(sorted((one, other) for _, one, other in _asked({"my-topk", "my-binary"}, set())))
 """
 
+CONTINUOUS_ADDED = """
+from bsc.coders.binarisers.registry import REGISTRY, Entry
+REGISTRY["mine"] = Entry("topk:TopK", "Mine", continuous=True)
+from bsc.figures.questions import continuous_counterpart
+there = {"topk", "groupmax", "mine"}
+for name in ("binary-topk", "gumbel"):
+    print(*(continuous_counterpart(name, among) for among in (there, {"mine"})))
+"""
+
 
 def test_every_binariser_is_on_one_side_or_between() -> None:
     assert sorted([*CONTINUOUS, *BINARY, *BETWEEN]) == sorted(REGISTRY)
@@ -25,3 +34,8 @@ def test_every_binariser_is_on_one_side_or_between() -> None:
 def test_a_binariser_that_is_added_by_a_line_is_compared() -> None:
     said = subprocess.run([sys.executable, "-c", ADDED], capture_output=True, text=True, check=True).stdout
     assert said.strip() == "[('my-binary', 'my-topk')]"
+
+
+def test_a_continuous_binariser_that_is_added_is_nobodys_first_counterpart() -> None:
+    said = subprocess.run([sys.executable, "-c", CONTINUOUS_ADDED], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines() == ["topk mine", "groupmax mine"]

@@ -103,8 +103,10 @@ def test_a_figure_that_has_nothing_to_show_is_refused_before_any_job(fresh: Call
     assert "`fig18` has nothing to show: it needs" in finished.stdout + finished.stderr
 
 
-def test_a_coder_that_is_not_in_the_grid_is_refused_before_any_job(fresh: Callable[[], Checkout]) -> None:
-    coder = "smollm2-135m-instruct/layers.1.mlp/skip-transcoder-topk-k999/seed1"
+@pytest.mark.parametrize("where", ["layers.1.mlp/skip-transcoder-topk-k999", "joint/skip-transcoder-topk-k16"])
+def test_a_coder_that_is_not_in_the_grid_is_refused_before_any_job(fresh: Callable[[], Checkout], where: str) -> None:
+    """A joint one is evaluated, and nothing that can be trained."""
+    coder = f"smollm2-135m-instruct/{where}/seed1"
     finished = fresh().snakemake("--dry-run", f"results/smoke/coders/{coder}/coder.safetensors")
     assert finished.returncode != 0
     assert f"`{coder}` is not in the grid of this config" in finished.stdout + finished.stderr

@@ -33,7 +33,7 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 results = plan.config.results
-known = frozenset(plan.config.coder_ids + plan.joint_coders)
+grid = frozenset(plan.config.coder_ids)
 streamed, in_cohorts = is_streamed(plan.config), plan.config.in_cohorts
 
 
@@ -65,13 +65,18 @@ def at(pattern, coder=None, *, file=None, **wildcards):
     return path.format(**wildcards) if wildcards else path
 
 
-def coder_of(wildcards):
-    """The coder that a job's wildcards name. Raises WorkflowError for one that the config does not have."""
+def coder_of(wildcards, among=grid):
+    """The coder that a job's wildcards name. Raises WorkflowError for one that is not among those that the job is for."""
     w = wildcards
     coder = CoderId(w.model, w.hookpoint, w.architecture, w.binariser, int(w.k), int(w.seed))
-    if coder not in known:
+    if coder not in among:
         raise WorkflowError(f"`{coder}` is not in the grid of this config: add its k, seed or binariser under `coders`")
     return coder
+
+
+def evaluated_of(wildcards):
+    """The coder, or the coders at all of a model's hookpoints, that an evaluation's wildcards name."""
+    return coder_of(wildcards, grid.union(plan.joint_coders))
 
 
 def choice_of(wildcards):

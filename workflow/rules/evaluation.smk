@@ -55,7 +55,7 @@ rule evaluate:
         model=at(paths.MODEL, file="manifest.json"),
         baseline=at(paths.BASELINE, file="metrics.json"),
         tokens=at(paths.TOKENS, file="evaluation.safetensors"),
-        coders=lambda w: [at(paths.CODERS, coder, file="manifest.json") for coder in plan.members(coder_of(w))],
+        coders=lambda w: [at(paths.CODERS, coder, file="manifest.json") for coder in plan.members(evaluated_of(w))],
     output:
         [at(paths.EVALUATION, file=file) for file in ("metrics.json", "sequences.parquet", "latents.parquet")],
     log:
@@ -70,7 +70,7 @@ rule evaluate:
         runtime=grown(240),
         gpus=1,
     params:
-        stage=stage(lambda w: plan.evaluation(coder_of(w))),
+        stage=stage(lambda w: plan.evaluation(evaluated_of(w))),
     shell:
         "python -m bsc evaluate --spec {params.stage[0]:q} --model {input.model:q} --tokens {input.tokens:q}"
         " --baseline {input.baseline:q} --coders {input.coders:q} --output {output:q} --log {log:q}"

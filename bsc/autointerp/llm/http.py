@@ -9,6 +9,7 @@ import contextlib
 import gc
 import ipaddress
 import json
+import math
 import random
 import re
 import urllib.parse
@@ -351,10 +352,10 @@ def _billed(text: str, request: Request) -> tuple[int, int]:
 def _counted(usage: Any, request: Request) -> tuple[int, int]:
     """Tokens in and out by the server's count; where that is none, the most that they can be, so that a budget holds."""
     counts = [usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
-    tokens_in, tokens_out = (count if isinstance(count, int) and 0 <= count <= _MOST_COUNTED else None for count in counts)
+    tokens_in, tokens_out = (count if type(count) in (int, float) and 0 <= count <= _MOST_COUNTED else None for count in counts)
     if not tokens_in or tokens_out is None:
         return request.dearest
-    return tokens_in, tokens_out
+    return math.ceil(tokens_in), math.ceil(tokens_out)
 
 
 def _alternatives(position: dict[str, Any]) -> tuple[tuple[str, float], ...]:

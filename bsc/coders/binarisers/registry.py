@@ -60,18 +60,23 @@ class Entry:
         file = Path(__file__).with_name(f"{module}.py")
         if not name:
             yield f"`code` is `{self.code}` and not `module:Class`"
-        elif not file.is_file():
+            return
+        if not file.is_file():
             yield f"there is no bsc/coders/binarisers/{file.name}"
-        else:
+            return
+        try:
             body = ast.parse(file.read_text(encoding="utf-8")).body
-            made = next((node for node in body if isinstance(node, ast.ClassDef) and node.name == name), None)
-            if made is None:
-                yield f"bsc/coders/binarisers/{file.name} has no class `{name}`"
-                return
-            for node in made.body:
-                if isinstance(node, ast.FunctionDef) and node.name == "__init__" and node.args.kwarg is None:
-                    taken = {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)}
-                    yield from (f"`__init__` of `{name}` takes no `{option}`" for option in self.options if option not in taken)
+        except (SyntaxError, ValueError) as error:
+            yield f"bsc/coders/binarisers/{file.name} cannot be read: {error.args[0]}, line {getattr(error, 'lineno', '?')}"
+            return
+        made = next((node for node in body if isinstance(node, ast.ClassDef) and node.name == name), None)
+        if made is None:
+            yield f"bsc/coders/binarisers/{file.name} has no class `{name}`"
+            return
+        for node in made.body:
+            if isinstance(node, ast.FunctionDef) and node.name == "__init__" and node.args.kwarg is None:
+                taken = {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)}
+                yield from (f"`__init__` of `{name}` takes no `{option}`" for option in self.options if option not in taken)
 
     def load(self) -> Any:
         """Import its class (and torch)."""

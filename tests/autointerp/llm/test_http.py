@@ -331,6 +331,10 @@ BILLED = {
     "no answer in time": (lambda handler: time.sleep(0.6), 6 + 8 + 64, 10),
     "cut in mid-answer": (cut, 6 + 8 + 64, 10),
     "no chat completion": (lambda handler: send(handler, 200, "[]"), 6 + 8 + 64, 10),
+    "no choice, but a count in floats": (
+        lambda handler: send(handler, 200, '{"choices": [], "usage": {"prompt_tokens": 7.0, "completion_tokens": 2.5}}'),
+        *(7, 3),
+    ),
     "no choice, but a count": (
         lambda handler: send(handler, 200, '{"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}'),
         *(7, 3),
@@ -403,6 +407,8 @@ def test_the_reason_of_a_providers_error_is_told(tmp_path) -> None:
         '{"prompt_tokens": 70, "completion_tokens": 99999999999999999999}',
         '{"prompt_tokens": -1000000, "completion_tokens": 1}',
         '{"prompt_tokens": 70, "completion_tokens": "many"}',
+        '{"prompt_tokens": true, "completion_tokens": true}',
+        '{"prompt_tokens": NaN, "completion_tokens": 1}',
         "[70, 1]",
     ],
 )
