@@ -352,10 +352,16 @@ def _billed(text: str, request: Request) -> tuple[int, int]:
 def _counted(usage: Any, request: Request) -> tuple[int, int]:
     """Tokens in and out by the server's count; where that is none, the most that they can be, so that a budget holds."""
     counts = [usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
-    tokens_in, tokens_out = (count if type(count) in (int, float) and 0 <= count <= _MOST_COUNTED else None for count in counts)
+    tokens_in, tokens_out = map(_count, counts)
     if not tokens_in or tokens_out is None:
         return request.dearest
-    return math.ceil(tokens_in), math.ceil(tokens_out)
+    return tokens_in, tokens_out
+
+
+def _count(value: Any) -> int | None:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _MOST_COUNTED:
+        return math.ceil(value)
+    return None
 
 
 def _alternatives(position: dict[str, Any]) -> tuple[tuple[str, float], ...]:
