@@ -118,6 +118,7 @@ def parts(shape: argparse.Namespace, device: str = "cpu") -> dict[str, Callable[
         "part: top-k of bfloat16": lambda: top_k(p, shape.k),
         "part: top-k less thresholds": lambda: top_k(p, shape.k, minus=theta),
         "part: decode": lambda: kernels.decode(indices, values, rows),
+        "part: residual and gradient of the values": lambda: kernels.residual(indices, values, rows, x, None, None),
         "part: gradient of the values": lambda: kernels.value_gradient(indices, x, rows),
         "part: gradient of the rows (one of two)": lambda: kernels.row_gradient(indices, values, x, shape.latents),
         "part: Adam": lambda: adam.step(1e-3),

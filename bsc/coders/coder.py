@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from bsc.coders.binarisers.registry import REGISTRY
 from bsc.coders.code import Code
-from bsc.coders.decode import combine
+from bsc.coders.decode import combine, squared_error
 from bsc.coders.preactivations import Preactivations
 from bsc.stages import CoderSpec
 
@@ -120,13 +120,17 @@ class SparseCoder(nn.Module):
     def decode(self, code: Code, x: Float[Tensor, "tokens d"]) -> Float[Tensor, "tokens d"]:
         """ŷ = Σ z_i W_dec[i] + b_dec, + W_skip x in a skip-transcoder (x is used for that only)."""
         total = combine(code, self.W_dec) + self.b_dec
-        if self.W_skip is None:
-            return total
-        return total + functional.linear(x.to(self.W_skip.dtype), self.W_skip)
+        skip = self._skip(x)
+        return total if skip is None else total + skip
 
-    def decode_latents(self, code: Code) -> Float[Tensor, "tokens d"]:
-        """Σ z_i W_dec[i] alone, without b_dec and skip: AuxK's decode."""
-        return combine(code, self.W_dec)
+    def squared_error(
+        self, code: Code, x: Float[Tensor, "tokens d"], y: Float[Tensor, "tokens d"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "tokens d"]]:
+        """Σ|y - ŷ|², ŷ as `decode` has it, and y - ŷ, through which no gradient goes."""
+        return squared_error(code, self.W_dec, y, self.b_dec, self._skip(x))
+
+    def _skip(self, x: Float[Tensor, "tokens d"]) -> Float[Tensor, "tokens d"] | None:
+        return None if self.W_skip is None else functional.linear(x.to(self.W_skip.dtype), self.W_skip)
 
     def auxiliary(self, pre: Preactivations, dead: Bool[Tensor, " latents"], k_aux: int) -> Code:
         """The code of the k_aux best dead latents; see `Binariser.auxiliary`."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bsc.coders.code import Code
 from bsc.coders.coder import SparseCoder
+from bsc.coders.decode import squared_error
 from bsc.coders.preactivations import Preactivations
 from bsc.ranks import ALONE, Ranks
 from bsc.training.frequencies import Frequencies
@@ -50,12 +51,12 @@ def losses(
     """
     pre = coder.preactivations(x)
     code: Code = coder.binariser(pre, generator)
-    residual = y - coder.decode(code, x)
+    error, residual = coder.squared_error(code, x, y)
     total_variance, share = (variance(y), 1.0) if whole is None else (variance(whole), len(y) / len(whole))
-    fvu = residual.square().sum() / total_variance
+    fvu = error / total_variance
     total = fvu + share * coder.binariser.penalty(code)
     if dead is not None:
-        total = total + AUXK_WEIGHT * auxk(coder, pre, residual.detach(), dead) / total_variance
+        total = total + AUXK_WEIGHT * auxk(coder, pre, residual, dead) / total_variance
     if multi_topk:
         total = total + MULTI_TOPK_WEIGHT * multi_topk_error(coder, pre, x, y) / total_variance
     if frequencies is not None:
@@ -74,8 +75,8 @@ def auxk(
     k_aux, n_dead = coder.width // 2, int(dead.sum())
     if not n_dead:
         return residual.new_zeros(())
-    predicted = coder.decode_latents(coder.auxiliary(pre.with_fixed_centre(), dead, k_aux))
-    return (residual - predicted).square().sum() * min(n_dead / k_aux, 1.0)
+    error, _ = squared_error(coder.auxiliary(pre.with_fixed_centre(), dead, k_aux), coder.W_dec, residual)
+    return error * min(n_dead / k_aux, 1.0)
 
 
 def multi_topk_error(
@@ -83,8 +84,8 @@ def multi_topk_error(
 ) -> Float[Tensor, ""]:
     """Σ(y-ŷ)² with the ReLU of the 4k largest pre-activations (or all, where there are fewer) in the place of k."""
     indices = pre.top_k(min(MULTI_TOPK_FACTOR * coder.k, coder.latents))
-    y_hat = coder.decode(Code(indices, torch.relu(pre.at(indices))), x)
-    return (y - y_hat).square().sum()
+    error, _ = coder.squared_error(Code(indices, torch.relu(pre.at(indices))), x, y)
+    return error
 
 
 class Silence:

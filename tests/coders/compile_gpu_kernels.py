@@ -44,6 +44,8 @@ def call(width: int, latents: int, k: int, auxiliary: int, dtype: torch.dtype) -
     indices, values = torch.zeros(tokens, k, dtype=torch.int64), torch.zeros(tokens, k)
     rows, x, p = torch.empty(latents, width), torch.zeros(tokens, width), torch.zeros(tokens, latents, dtype=dtype)
     products.decode(indices, values, rows)
+    products.residual(indices, values, rows, x, rows[0], None)
+    products.residual(indices, values, rows, x, rows[0], x)
     products.value_gradient(indices, x, rows)
     products.row_gradient(indices, values, x, latents)
     products.latent_sums(indices, values, latents)

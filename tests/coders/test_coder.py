@@ -141,6 +141,34 @@ def test_forward_is_decode_of_encode_in_float32(architecture):
         torch.testing.assert_close(coder.decode(dense, x), y_hat, rtol=0, atol=0.02 * y_hat.detach().abs().max().item())
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("selected", [True, False])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_squared_error_is_that_of_what_is_decoded(architecture, selected, dtype, autocast):
+    """Itself, and its gradients, against autograd by way of `decode`."""
+    coder = SparseCoder.build(spec(architecture)).to(dtype)
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 9, 12, generator=generator).to(dtype)
+    with torch.no_grad():
+        for parameter in coder.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator).to(dtype))
+    indices = torch.rand(9, 48, generator=generator).argsort(1)[:, :5].sort(1).values if selected else None
+    values = torch.randn(9, 5 if selected else 48, generator=generator).to(dtype)
+    code = Code(indices, values.requires_grad_())
+    reached = [code.values, *(one for one in (coder.W_dec, coder.b_dec, coder.W_skip) if one is not None)]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        error, residual = coder.squared_error(code, x, y)
+        expected = y - coder.decode(code, x)
+    assert not residual.requires_grad
+    close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {}
+    torch.testing.assert_close(residual, expected.detach(), **close)
+    torch.testing.assert_close(error, expected.square().sum(), **close)
+    by_hand, by_autograd = (torch.autograd.grad(3 * e, reached) for e in (error, expected.square().sum()))
+    for found, right in zip(by_hand, by_autograd, strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-3 if autocast else 1e-4)
+
+
 def test_bfloat16_activations_are_read_as_float32():
     coder = SparseCoder.build(spec("transcoder"))
     x = torch.randn(9, 12, generator=torch.Generator().manual_seed(0)).bfloat16()

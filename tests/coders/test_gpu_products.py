@@ -26,6 +26,12 @@ def check(indices, values, rows, x):
     close(products.decode(indices, values, rows), dense @ rows.double())
     close(products.value_gradient(indices, x, rows), (x.double() @ rows.double().T).gather(1, indices))
     close(products.row_gradient(indices, values, x, len(rows)), dense.T @ x.double())
+    for skip in (None, x.flip(0)):
+        r = x.double() - rows[0].double() - dense @ rows.double() - (0 if skip is None else skip.double())
+        found, squares, gradient = products.residual(indices, values, rows, x, rows[0], skip)
+        close(found, r)
+        close(squares, found.double().square().sum(1))
+        close(gradient, (found.double() @ rows.double().T).gather(1, indices))
     close(products.latent_sums(indices, values, len(rows)), dense.sum(0))
 
 

@@ -33,6 +33,11 @@ def test_twins_agree_with_dense_products(data):
     tokens, width = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 20))
     indices, values, rows, x = batch(tokens, latents, selected, width, data.draw(st.integers(0, 2**30)))
     dense = torch.zeros(tokens, latents, dtype=torch.float64).scatter(1, indices, values)
+    for skip in (None, x.flip(0)):
+        r = x - rows[0] - dense @ rows - (0 if skip is None else skip)
+        expected = r, r.square().sum(1), (r @ rows.T).gather(1, indices)
+        for found, right in zip(kernels.residual(indices, values, rows, x, rows[0], skip), expected, strict=True):
+            torch.testing.assert_close(found, right)
     for twin in (reference, cpu):
         torch.testing.assert_close(twin.decode(indices, values, rows), dense @ rows)
         torch.testing.assert_close(twin.value_gradient(indices, x, rows), (x @ rows.T).gather(1, indices))
@@ -50,8 +55,13 @@ def test_compiled_kernels_agree_with_dense_products(data):
     dense = torch.zeros(tokens, latents, dtype=torch.float64).scatter(1, indices, values)
     values, rows, x, close = values.float(), rows.float(), x.float(), {"rtol": 1e-5, "atol": 1e-4}
     expected = dense @ rows.double(), (x.double() @ rows.double().T).gather(1, indices), dense.T @ x.double()
+    skip = data.draw(st.sampled_from([None, x.flip(0)]))
+    r = x.double() - rows[0].double() - expected[0] - (0 if skip is None else skip.double())
+    residual = r, r.square().sum(1), (r @ rows.double().T).gather(1, indices)
     for threads in (1, 2):
         torch.set_num_threads(threads)
+        for found, right in zip(native.residual(indices, values, rows, x, rows[0], skip), residual, strict=True):
+            torch.testing.assert_close(found.double(), right, rtol=1e-5, atol=1e-3)
         torch.testing.assert_close(native.decode(indices, values, rows).double(), expected[0], **close)
         torch.testing.assert_close(native.value_gradient(indices, x, rows).double(), expected[1], **close)
         torch.testing.assert_close(native.row_gradient(indices, values, x, latents).double(), expected[2], **close)
@@ -65,6 +75,7 @@ def test_compiled_kernels_do_not_depend_on_the_number_of_threads():
         torch.set_num_threads(threads)
         row_gradient = native.row_gradient(indices, values, x, 300)
         results.append((native.decode(indices, values, rows), native.value_gradient(indices, x, rows), row_gradient))
+        results[-1] += native.residual(indices, values, rows, x, rows[0], x)
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
 
 
@@ -162,6 +173,7 @@ def test_indices_of_any_integer_type():
         return (
             kernels.decode(indices, values, rows),
             kernels.value_gradient(indices, x, rows),
+            *kernels.residual(indices, values, rows, x, rows[0], None),
             kernels.row_gradient(indices, values, x, 30),
             kernels.latent_sums(indices, values, 30),
             kernels.softmax_gradient(p, terms, indices, values),

@@ -45,6 +45,29 @@ def value_gradient(
     return products
 
 
+def residual(
+    indices: Int[Tensor, "tokens selected"],
+    values: Float[Tensor, "tokens selected"],
+    rows: Float[Tensor, "latents d"],
+    y: Float[Tensor, "tokens d"],
+    bias: Float[Tensor, " d"] | None,
+    skip: Float[Tensor, "tokens d"] | None,
+) -> tuple[Float[Tensor, "tokens d"], Float[Tensor, " tokens"], Float[Tensor, "tokens selected"]]:
+    """What is left, r = y - bias - skip - `decode`, |r[t]|² of each token, and the `value_gradient` of r.
+
+    Without bias, or without skip, as if they were zeros.
+    """
+    twin, indices = _twin(*(one for one in (rows, values, y, bias, skip) if one is not None)), indices.long()
+    with torch.autocast(rows.device.type, enabled=False):
+        if twin in (cpu, reference):
+            r = y - twin.decode(indices, values, rows)
+            for one in (bias, skip):
+                r = r if one is None else r - one
+            return r, r.square().sum(1), twin.value_gradient(indices, r, rows)
+        found: tuple[Tensor, Tensor, Tensor] = twin.residual(indices, values, rows, y, bias, skip)
+        return found
+
+
 def row_gradient(
     indices: Int[Tensor, "tokens selected"],
     weights: Float[Tensor, "tokens selected"],

@@ -420,6 +420,25 @@ void bsc_value_gradient(const int64_t* indices, const float* gradient, const flo
     });
 }
 
+// A token's rows are in the cache still when its residual is multiplied by them.
+void bsc_residual(const int64_t* indices, const float* values, const float* rows, const float* y, const float* bias, const float* skip, int64_t tokens, int64_t selected, int64_t width, int64_t threads, float* residual, float* squares, float* products) {
+    in_parallel(tokens, 16, threads, [=](int64_t first, int64_t last) {
+        for (int64_t token = first; token < last; ++token) {
+            float* rest = residual + token * width;
+            const int64_t* index = indices + token * selected;
+            std::copy_n(y + token * width, width, rest);
+            if (bias) add_scaled(rest, bias, -1.0f, width);
+            if (skip) add_scaled(rest, skip + token * width, -1.0f, width);
+            for (int64_t s = 0; s < selected; ++s) {
+                if (s + 1 < selected) fetch_row(rows + index[s + 1] * width, width);
+                add_scaled(rest, rows + index[s] * width, -values[token * selected + s], width);
+            }
+            squares[token] = inner_product(rest, rest, width);
+            for (int64_t s = 0; s < selected; ++s) products[token * selected + s] = inner_product(rest, rows + index[s] * width, width);
+        }
+    });
+}
+
 // Entries are sorted by latent (a counting sort keeps them in the order of the tokens), then each latent adds up its own.
 void bsc_row_gradient(const int64_t* indices, const float* weights, const float* x, int64_t tokens, int64_t selected, int64_t latents, int64_t width, int64_t threads, float* total) {
     const int64_t entries = tokens * selected;

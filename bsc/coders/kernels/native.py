@@ -87,6 +87,22 @@ def value_gradient(
     return products
 
 
+def residual(
+    indices: Int[Tensor, "tokens selected"],
+    values: Float[Tensor, "tokens selected"],
+    rows: Float[Tensor, "latents d"],
+    y: Float[Tensor, "tokens d"],
+    bias: Float[Tensor, " d"] | None,
+    skip: Float[Tensor, "tokens d"] | None,
+) -> tuple[Float[Tensor, "tokens d"], Float[Tensor, " tokens"], Float[Tensor, "tokens selected"]]:
+    """What is left, r = y - bias - skip - Σ_s values[t, s] · rows[indices[t, s]], |r[t]|², and ⟨r[t], rows[indices[t, s]]⟩."""
+    (tokens, selected), width = indices.shape, rows.shape[1]
+    found = rows.new_empty(tokens, width), rows.new_empty(tokens), rows.new_empty(tokens, selected)
+    inputs = (None if one is None else one.contiguous() for one in (indices, values, rows, y, bias, skip))
+    call("bsc_residual", *inputs, tokens, selected, width, _threads(), *found)
+    return found
+
+
 def row_gradient(
     indices: Int[Tensor, "tokens selected"],
     weights: Float[Tensor, "tokens selected"],

@@ -30,6 +30,24 @@ def decode(
     return total
 
 
+def residual(
+    indices: Int[Tensor, "tokens selected"],
+    values: Float[Tensor, "tokens selected"],
+    rows: Float[Tensor, "latents d"],
+    y: Float[Tensor, "tokens d"],
+    bias: Float[Tensor, " d"] | None,
+    skip: Float[Tensor, "tokens d"] | None,
+) -> tuple[Float[Tensor, "tokens d"], Float[Tensor, " tokens"], Float[Tensor, "tokens selected"]]:
+    """What is left, r = y - bias - skip - Σ_s values[t, s] · rows[indices[t, s]], |r[t]|², and ⟨r[t], rows[indices[t, s]]⟩."""
+    (tokens, selected), width = indices.shape, rows.shape[1]
+    columns = _columns(width)
+    across = triton.cdiv(width, columns)
+    r, squares = rows.new_empty(tokens, width), rows.new_empty(tokens, across, dtype=torch.float32)
+    inputs = (None if one is None else one.contiguous() for one in (indices, values, rows, y, bias, skip))
+    _residual[(tokens, across)](*inputs, r, squares, selected, width, TERMS=_TERMS, COLUMNS=columns)
+    return r, squares.sum(1).to(r.dtype), value_gradient(indices, r, rows)
+
+
 def value_gradient(
     indices: Int[Tensor, "tokens selected"], gradient: Float[Tensor, "tokens d"], rows: Float[Tensor, "latents d"]
 ) -> Float[Tensor, "tokens selected"]:
@@ -103,6 +121,30 @@ def _columns(width: int) -> int:
 def _decode(indices, values, rows, total, selected, width, TERMS: tl.constexpr, COLUMNS: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    acc = _combination(indices, values, rows, token, column, selected, width, TERMS, COLUMNS)
+    tl.store(total + token * width + column, acc, mask=column < width)
+
+
+@triton.jit
+def _residual(
+    indices, values, rows, y, bias, skip, residual, squares, selected, width, TERMS: tl.constexpr, COLUMNS: tl.constexpr
+):
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = column < width
+    rest = tl.load(y + token * width + column, mask=inside, other=0.0).to(tl.float32)
+    if bias is not None:
+        rest -= tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
+    if skip is not None:
+        rest -= tl.load(skip + token * width + column, mask=inside, other=0.0).to(tl.float32)
+    rest -= _combination(indices, values, rows, token, column, selected, width, TERMS, COLUMNS)
+    tl.store(residual + token * width + column, rest, mask=inside)
+    tl.store(squares + token * tl.num_programs(1) + tl.program_id(1), tl.sum(rest * rest))
+
+
+@triton.jit
+def _combination(indices, values, rows, token, column, selected, width, TERMS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Some columns of Σ_s values[token, s] · rows[indices[token, s]]; 0 in those that are not there."""
     inside = column < width
     acc = tl.zeros((COLUMNS,), dtype=tl.float32)
     for start in range(0, selected, TERMS):
@@ -113,7 +155,7 @@ def _decode(indices, values, rows, total, selected, width, TERMS: tl.constexpr, 
         at = latent[:, None] * width + column[None, :]
         row = tl.load(rows + at, mask=there[:, None] & inside[None, :], other=0.0).to(tl.float32)
         acc += tl.sum(value[:, None] * row, axis=0)
-    tl.store(total + token * width + column, acc, mask=inside)
+    return acc
 
 
 @triton.jit
