@@ -451,7 +451,7 @@ class Autointerp(_Strict):
 
 
 class Ablation(_Strict):
-    """Latents set to zero in bins of F1, of each kind of coder at one k, on the first sequences of the evaluation split."""
+    """Latents set to zero in bins of F1, of each kind of coder at one k, on sequences of the evaluation split."""
 
     bins: Annotated[int, Field(ge=2)] = 200
     sequences: Positive = 1_024

@@ -26,9 +26,10 @@ SPLIT = "evaluation"
 
 
 def load(spec: EvaluationSpec, model: Path, tokens: Path) -> tuple[PreTrainedModel, Int[Tensor, "sequences context"]]:
-    """The whole model in the spec's precision, and the first `spec.sequences` contexts of the evaluation split.
+    """The whole model in the spec's precision, and `spec.sequences` contexts of the evaluation split.
 
-    Raises UserError when the split has fewer, or when the model's logits are not its vocabulary head's output alone.
+    They are evenly spread over it, so that they come from as many documents as may be. Raises UserError when the split has
+    fewer, or when the model's logits are not its vocabulary head's output alone.
     """
     contexts: Tensor = read_tokens(tokens, SPLIT).tokens
     if len(contexts) < spec.sequences:
@@ -39,7 +40,7 @@ def load(spec: EvaluationSpec, model: Path, tokens: Path) -> tuple[PreTrainedMod
         )
     language_model: PreTrainedModel = load_model(model, resolve_dtype(spec.dtype, device()))
     check_head(language_model, contexts[:1, :PROBE], model)
-    return language_model, contexts[: spec.sequences]
+    return language_model, contexts[torch.arange(spec.sequences) * len(contexts) // spec.sequences]
 
 
 def batches(contexts: Int[Tensor, "sequences context"], size: int, label: str) -> Iterator[Int[Tensor, "batch context"]]:

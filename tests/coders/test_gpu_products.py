@@ -30,7 +30,7 @@ def check(indices, values, rows, x):
         r = x.double() - rows[0].double() - dense @ rows.double() - (0 if skip is None else skip.double())
         found, squares, gradient = products.residual(indices, values, rows, x, rows[0], skip)
         close(found, r)
-        close(squares, found.double().square().sum(1))
+        close(squares, r.square().sum(1))
         close(gradient, (found.double() @ rows.double().T).gather(1, indices))
     close(products.latent_sums(indices, values, len(rows)), dense.sum(0))
 
