@@ -614,6 +614,12 @@ class Config(_Strict):
         raw = {name: (settings or {}).get("finetune") for name, settings in self.binarisers.items()}
         return {name: Finetune.model_validate(block) for name, block in raw.items() if block}
 
+    @functools.cached_property
+    def frequency(self) -> list[str] | None:
+        """The grid's binarisers and variants with frequency control; None where there is none."""
+        names = dict.fromkeys(coder.binariser for coder in self.coder_ids)
+        return [name for name in names if self.settings(name).get("frequency")] or None
+
     def base(self, coder: CoderId) -> CoderId:
         """The coder that a finetuned one goes on from: of its binariser, and as it in all else."""
         return replace(coder, binariser=kind_of(coder.binariser))

@@ -292,6 +292,13 @@ def test_a_sweep_is_made_once_and_chooses_for_all_coders_without_a_rate(smoke: C
     assert not Plan(smoke).figure_coders("learning-rates")
 
 
+def test_the_figure_of_frequency_control_is_left_out_where_nothing_has_it(smoke: Config) -> None:
+    assert not Plan(smoke).figure_coders("frequency-control")
+    held = {"topk": {"frequency": {"control": "penalty", "cap": 0.05, "strength": 1.0}}}
+    changed = Config.model_validate({**written(smoke), "binarisers": held})
+    assert Plan(changed).figure_coders("frequency-control") == changed.coder_ids
+
+
 def test_steps_are_timed_around_the_grids_coders(smoke: Config) -> None:
     def planned(**wanted: object) -> Plan:
         tuned = {"topk.e2e": {"finetune": {"tokens": 2048, "warmup_steps": 1}}}

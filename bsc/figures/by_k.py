@@ -29,7 +29,7 @@ _BANDS: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
 class View:
     """What a figure shows. column: of the results; scorer: whose scores, or None for a metric of the evaluation.
 
-    interval, unit: how the interval of a single seed is made, and over what.
+    interval, unit: how the interval of a single seed is made, and over what. meaning: what a reader may not know of it.
     """
 
     column: str
@@ -37,6 +37,7 @@ class View:
     scorer: str | None = None
     interval: str = BOOTSTRAP
     unit: str = "sequences"
+    meaning: str = ""
 
 
 def _score(name: str, column: str) -> View:
@@ -49,7 +50,13 @@ VIEWS = {
     "fig1": _CE,
     "fig6": View("accuracy_decrease", "accuracy decrease"),
     "fig7": View("fvu", "FVU (share of variance)"),
-    "fig8": View("dead_fraction", "dead latents (share)", interval="Wilson 95%", unit="latents"),
+    "fig8": View(
+        "dead_fraction",
+        "dead latents (share)",
+        interval="Wilson 95%",
+        unit="latents",
+        meaning="Dead: fires on none of these tokens; on more of them fewer are.",
+    ),
     "fig13": _CE,
     **{name: _score(name, "unweighted") for name in ("fig2", "fig11", "fig14")},
     **{name: _score(name, "weighted") for name in ("fig3", "fig12", "fig15")},
@@ -71,7 +78,8 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
 
 def _evaluated(spec: FigureSpec, results: Path) -> tuple[pd.DataFrame, str]:
     table = evaluations(spec, results).assign(variant="trained", control="none")
-    return table, f"n\u00a0=\u00a0{span(table['sequences'])} sequences, {span(table['tokens'])} tokens."
+    count = f"n\u00a0=\u00a0{span(table['sequences'])} sequences, {span(table['tokens'])} tokens."
+    return table, " ".join([count, *filter(None, [VIEWS[spec.name].meaning])])
 
 
 def _interpreted(spec: FigureSpec, results: Path, view: View) -> tuple[pd.DataFrame, str]:

@@ -167,7 +167,7 @@ FIGURES: dict[str, Figure] = {
     "fig14": Figure("bsc.figures.by_k", ("scores",), autoencoders, shows="an `sae`", scorer="fuzzing"),
     "fig15": Figure("bsc.figures.by_k", ("scores",), autoencoders, shows="an `sae`", scorer="fuzzing"),
     "fig16": Figure("bsc.figures.frequencies", ("latents",), everything),
-    "frequency-control": Figure("bsc.figures.control", ("evaluation",), everything),
+    "frequency-control": Figure("bsc.figures.control", ("evaluation",), everything, block="frequency"),
     "learning-rates": Figure("bsc.figures.sweeps", ("choice",), everything, block="tune"),
     "fig17": Figure("bsc.figures.distributions", ("scores", "latents"), at_one_k),
     "fig18": Figure("bsc.figures.ablation", ("ablation", "latents"), first_at_one_k, block="ablation"),
