@@ -15,9 +15,9 @@ _WIDTH = 112
 _FOOT = (
     "Differences are binary less continuous, the mean over cells (a model, hookpoint, architecture and k), with 95% intervals "
     "over sequences (paired) or latents, and over seeds where each cell has several; with one, other seeds may give something "
-    "else. Other pairs, each cell alone, and what the paper leaves open (the best trade between binary and continuous, "
-    "prevention of ultra-high-frequency latents, the best binariser of a kind, fair controls) are in comparisons.csv beside "
-    "claims.csv."
+    "else. A finding that holds in one cell and not in another differs by cell, and its mean speaks for neither. Other pairs, "
+    "each cell alone, and what the paper leaves open (the best trade between binary and continuous, prevention of "
+    "ultra-high-frequency latents, the best binariser of a kind, fair controls) are in comparisons.csv beside claims.csv."
 )
 
 
@@ -50,5 +50,6 @@ def _row(row: dict[Any, Any]) -> list[str]:
     sides = f"{row['binary_binariser']} {row['binary']:.4g}, {row['continuous_binariser']} {row['continuous']:.4g}"
     difference = f"difference {row['difference']:+.4g} [{row['low']:+.4g}, {row['high']:+.4g}]"
     counts = f"{row['n']:,} {row['unit']}, seeds: {row['seeds']}, cells: {row['cells']}"
-    note = textwrap.wrap(f"{counts}. {row['note']}".strip(), _WIDTH - 8, initial_indent=" " * 8, subsequent_indent=" " * 8)
+    wrapped = textwrap.wrap(f"{counts}. {row['note']}".strip(), _WIDTH - 16, break_on_hyphens=False)
+    note = [" " * 8 + line for line in wrapped]
     return [f"   {row['quantity']}: {row['verdict']}", f"        {sides}; {difference}", *note]

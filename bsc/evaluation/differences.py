@@ -5,6 +5,9 @@ statistics are then taken entry by entry. Two statistics of the same units are p
 (each resample takes the same units for both), and independent when their seeds differ.
 """
 
+from collections.abc import Sequence
+from statistics import NormalDist
+
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
@@ -13,7 +16,7 @@ from bsc.evaluation.bootstrap import LEVEL, Counts, Interval, bootstrap
 
 Replicates = Float[np.ndarray, "estimate_and_resamples"]
 
-HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
+HOLDS, FAILS, UNDECIDED, DIFFERS = "holds", "does not hold", "undecided", "differs by cell"
 _NOTHING = 1e-12
 """What rounding may make of a difference of nothing."""
 
@@ -77,6 +80,28 @@ def verdict(difference: Interval, *, sign: int, margin: float = 0.0) -> str:
     if low > _NOTHING:
         return HOLDS
     return FAILS if high < -_NOTHING else UNDECIDED
+
+
+def widened(differences: Sequence[Interval]) -> list[Interval]:
+    """Intervals of several cells, so wide that they can be searched for two cells on either side of a boundary.
+
+    Of m cells one may be far on its side, and any of the m - 1 others seem to be on the other. Intervals of level
+    1 - 0.05 / (m - 1) hold the chance of that to 2.5%, whichever units cells share: Bonferroni's correction in the range test
+    of Piantadosi and Gail (1993). Two cells need none. Ends go out as a normal's would, for there are too few resamples for
+    quantiles so far out.
+    """
+    tail, quantile = (1 - LEVEL) / 2, NormalDist().inv_cdf
+    more = quantile(1 - tail / max(1, len(differences) - 1)) / quantile(1 - tail) - 1
+    return [Interval(value, low - more * abs(value - low), high + more * abs(high - value)) for value, low, high in differences]
+
+
+def over_cells(pooled: str, cells: Sequence[str]) -> str:
+    """The verdict over several cells: that of their mean, but `DIFFERS` where a finding holds in one cell and fails in another.
+
+    cells: the verdicts of their `widened` intervals. The mean's counts as one more cell's, for where it is on one side, so is
+    some cell: a finding that holds on average and fails in a cell differs by cell.
+    """
+    return DIFFERS if {HOLDS, FAILS} <= {pooled, *cells} else pooled
 
 
 def units_to_resolve(difference: Interval, units: int, boundary: float = 0.0) -> int | None:

@@ -2,6 +2,7 @@
 
 Both sides of a difference are of one model, hookpoint, architecture and k (a *cell*). Within a cell it is taken seed by seed
 where both sides have the seed, for equal seeds start from equal weights and see the batches in one order. Cells count alike.
+The verdict over several is that of their mean, unless a claim holds in one and fails in another (`differences.over_cells`).
 """
 
 from collections.abc import Iterator
@@ -13,7 +14,19 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bsc.evaluation.bootstrap import Interval
-from bsc.evaluation.differences import HOLDS, UNDECIDED, Replicates, interval, over_seeds, units_to_resolve, verdict
+from bsc.evaluation.differences import (
+    DIFFERS,
+    FAILS,
+    HOLDS,
+    UNDECIDED,
+    Replicates,
+    interval,
+    over_cells,
+    over_seeds,
+    units_to_resolve,
+    verdict,
+    widened,
+)
 from bsc.figures.evidence import Evidence, Quantity, firing_shares, quantities, subjects
 from bsc.figures.questions import FINDINGS, Claim, Comparison, Seeds, compared, grouped
 from bsc.figures.registry import cell
@@ -48,12 +61,13 @@ CLAIMS = {
 }
 """The columns of `claims`, by what they are called here."""
 _NAMED = 3
-"""How many of the cells that are left out a note names."""
+"""How many cells a note names of those that are left out, or lie on one side."""
 
 
 class Side(NamedTuple):
-    """Replicates of a comparison: of the one, of the other, and of their difference; and how many units and seeds it has."""
+    """Replicates of a cell: of the one, of the other, and of their difference; and how many units and seeds it has."""
 
+    cell: tuple[str, str, str, int]
     one: Replicates
     other: Replicates
     difference: Replicates
@@ -91,9 +105,13 @@ def _left_out(spec: FigureSpec, headline: list[Comparison]) -> Iterator[str]:
     missing = sorted({cell(coder) for coder in coders_of(spec.coders)} - {one.cell for one in headline})
     if missing:
         lack = "1 cell lacks this pair and is" if len(missing) == 1 else f"{len(missing)} cells lack this pair and are"
-        named = [f"{model}/{hookpoint}/{architecture}, k = {k}" for model, hookpoint, architecture, k in missing[:_NAMED]]
-        more = ["..."] if len(missing) > _NAMED else []
-        yield f"{lack} in comparisons.csv alone: {'; '.join([*named, *more])}."
+        yield f"{lack} in comparisons.csv alone: {_named(missing)}."
+
+
+def _named(cells: list[tuple[str, str, str, int]]) -> str:
+    """The first cells of a list, for a note."""
+    named = [f"{model}/{hookpoint}/{architecture}, k = {k}" for model, hookpoint, architecture, k in cells[:_NAMED]]
+    return "; ".join([*named, "..."] if len(cells) > _NAMED else named)
 
 
 def _rows(evidence: Evidence, asked: list[Quantity], cells: list[Comparison], note: str = "") -> Iterator[dict[str, Any]]:
@@ -140,13 +158,14 @@ def _compared(evidence: Evidence, quantity: Quantity, cells: Comparison, without
         less = one - other
     taken = [side[seed] for side, drawn in zip(pair, found, strict=True) for seed in shared or drawn]
     units = min(evidence.units(quantity, subject) for subject in taken)
-    return Side(one, other, less, units=units, seeds=len(shared) or min(map(len, found)))
+    return Side(cells.cell, one, other, less, units=units, seeds=len(shared) or min(map(len, found)))
 
 
 def _judged(evidence: Evidence, quantity: Quantity, cells: list[Comparison], sides: list[Side]) -> dict[str, Any]:
     difference = _pooled(sides)
     claim = cells[0].question.claims[quantity.finding]
-    said = verdict(difference, sign=claim.sign, margin=_margin(claim, quantity))
+    (pooled,) = _verdicts(claim, quantity, [difference])
+    said = over_cells(pooled, _verdicts(claim, quantity, widened(_alone(sides))))
     return {
         "value": float(np.mean([side.one[0] for side in sides])),
         "against_value": float(np.mean([side.other[0] for side in sides])),
@@ -166,6 +185,14 @@ def _pooled(sides: list[Side]) -> Interval:
     return interval(np.mean([side.difference for side in sides], axis=0))
 
 
+def _alone(sides: list[Side]) -> list[Interval]:
+    return [interval(side.difference) for side in sides]
+
+
+def _verdicts(claim: Claim, quantity: Quantity, differences: list[Interval]) -> list[str]:
+    return [verdict(one, sign=claim.sign, margin=_margin(claim, quantity)) for one in differences]
+
+
 def _margin(claim: Claim, quantity: Quantity) -> float:
     return quantity.margin if claim.matches else 0.0
 
@@ -176,6 +203,7 @@ def _notes(evidence: Evidence, quantity: Quantity, cells: list[Comparison], side
     claim = cells[0].question.claims[quantity.finding]
     if margin := _margin(claim, quantity):
         yield f"No worse than {margin:g} {'below' if claim.sign > 0 else 'above'} counts as a match."
+    yield from _by_cell(claim, quantity, sides, said)
     if said == UNDECIDED and margin and verdict(difference, sign=-claim.sign) == HOLDS:
         yield "The interval includes that, and excludes zero."
     elif said == UNDECIDED and (
@@ -190,6 +218,26 @@ def _notes(evidence: Evidence, quantity: Quantity, cells: list[Comparison], side
         yield f"Unscored, of all firings: {shares[0]} ({one}), {shares[1]} ({other})."
     if missing := len(cells) - len(sides):
         yield f"{missing} cells could not be compared: no latent was scored on one side."
+
+
+def _by_cell(claim: Claim, quantity: Quantity, sides: list[Side], said: str) -> Iterator[str]:
+    """Where a claim that differs by cell holds and fails; else in how many it does, unless all have the pooled verdict."""
+    if said == DIFFERS:
+        by = ", by intervals widened for so many cells" if len(sides) > 2 else ""
+        holds, fails = (_where(claim, quantity, sides, one) for one in (HOLDS, FAILS))
+        yield f"It holds {holds} and does not hold {fails}{by}."
+        return
+    own = _verdicts(claim, quantity, _alone(sides))
+    if set(own) != {said}:
+        fails = f" and does not hold in {own.count(FAILS)}" if FAILS in own else ""
+        yield f"By itself it holds in {own.count(HOLDS)} of {len(own)} cells{fails}."
+
+
+def _where(claim: Claim, quantity: Quantity, sides: list[Side], said: str) -> str:
+    """In which cells a verdict is this one, by intervals that can be searched for it."""
+    judged = zip(sides, _verdicts(claim, quantity, widened(_alone(sides))), strict=True)
+    found = [side.cell for side, own in judged if own == said]
+    return f"in {len(found)} of {len(sides)} cells ({_named(found)})" if found else "on average"
 
 
 def _resolved(evidence: Evidence, quantity: Quantity, cells: list[Comparison], needed: int) -> str:
@@ -209,7 +257,7 @@ def _swayed(evidence: Evidence, quantity: Quantity, cells: list[Comparison], dif
     without = np.mean([_without_each(evidence, quantity, one) for one in cells], axis=0)
     most = int(np.abs(without - difference.value).argmax())
     left = _pooled(_sides(evidence, quantity, cells, most))
-    said = verdict(left, sign=claim.sign, margin=_margin(claim, quantity))
+    (said,) = _verdicts(claim, quantity, [left])
     yield f"Without sequence {most}, which moves it most, it is {left.value:.2g} [{left.low:.2g}, {left.high:.2g}]: {said}."
 
 

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+_MORE_DIGITS = 4
+"""How many decimals more a number may have for its error; what is smaller still is but rounding."""
 _ESCAPES = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -21,10 +23,14 @@ def escape(text: str) -> str:
 def concise(value: float, error: float, digits: int) -> str:
     """A number with `digits` decimals and its standard error in units of the last one: 0.1234, 0.0041 is 0.123(4).
 
-    A dash for NaN; without parentheses when there is no error. A minus is a proper one.
+    More decimals where the error would be 0 otherwise: 0.1234, 0.0001 is 0.1234(1). A dash for NaN; without parentheses when
+    there is no error. A minus is a proper one.
     """
     if math.isnan(value):
         return "--"
+    if not math.isnan(error):
+        longer = range(digits, digits + _MORE_DIGITS + 1)
+        digits = next((enough for enough in longer if round(error * 10**enough)), digits)
     shown = f"{value:.{digits}f}"
     minus, plain = ("$-$", shown[1:]) if shown.startswith("-") else ("", shown)
     return minus + plain + ("" if math.isnan(error) else f"({round(error * 10**digits)})")

@@ -5,7 +5,19 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from bsc.evaluation.bootstrap import Interval, bootstrap_ratio
-from bsc.evaluation.differences import FAILS, HOLDS, UNDECIDED, interval, over_seeds, replicates, units_to_resolve, verdict
+from bsc.evaluation.differences import (
+    DIFFERS,
+    FAILS,
+    HOLDS,
+    UNDECIDED,
+    interval,
+    over_cells,
+    over_seeds,
+    replicates,
+    units_to_resolve,
+    verdict,
+    widened,
+)
 
 
 def ratio(above, below, *, seed, resamples=2_000):
@@ -151,3 +163,39 @@ def test_units_to_resolve_shrink_the_interval_to_the_boundary(value, below, abov
 def test_nothing_resolves_a_difference_of_zero():
     assert units_to_resolve(Interval(0.0, -1.0, 1.0), 10) is None
     assert units_to_resolve(Interval(np.nan, np.nan, np.nan), 10) is None
+
+
+@pytest.mark.parametrize(
+    ("pooled", "cells", "said"),
+    [
+        (UNDECIDED, [HOLDS, FAILS], DIFFERS),
+        (HOLDS, [HOLDS, HOLDS, FAILS], DIFFERS),
+        (HOLDS, [UNDECIDED, UNDECIDED, FAILS], DIFFERS),  # some cell must be on the mean's side
+        (FAILS, [UNDECIDED, HOLDS], DIFFERS),
+        (HOLDS, [UNDECIDED, HOLDS], HOLDS),
+        (FAILS, [UNDECIDED, FAILS], FAILS),
+        (UNDECIDED, [UNDECIDED, HOLDS], UNDECIDED),
+    ],
+)
+def test_cells_on_either_side_differ(pooled, cells, said):
+    assert over_cells(pooled, cells) == said
+
+
+def test_intervals_of_several_cells_have_bonferronis_level():
+    one = Interval(1.0, 1.0 - 1.959964, 1.0 + 2 * 1.959964)
+    assert widened([one]) == [one]
+    assert widened([one] * 2) == [one] * 2
+    found = widened([one] * 11)[0]
+    assert found == pytest.approx((1.0, 1.0 - 2.807034, 1.0 + 2 * 2.807034), rel=1e-6)  # 99.5% of a normal
+
+
+def test_cells_that_are_alike_seldom_seem_to_differ():
+    """One plainly holds and the others are 0: 2.5% of all searches find one of these below, not 2.5% of the cells."""
+    generator = np.random.default_rng(0)
+    false = 0
+    for _ in range(1_000):
+        values = np.array([10.0, *generator.normal(0, 1, 19)])
+        intervals = [Interval(value, value - 1.96, value + 1.96) for value in values]
+        said = [verdict(one, sign=1) for one in widened(intervals)]
+        false += over_cells(UNDECIDED, said) == DIFFERS
+    assert 0.01 < false / 1_000 < 0.04

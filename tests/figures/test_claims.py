@@ -136,6 +136,79 @@ def test_where_a_coder_has_too_few_latents_more_seeds_are_asked_for(written, tmp
     assert f"all {most:,} latents of a coder would not resolve" in row["note"]
 
 
+def shifted(written, shifts: dict[tuple[str, int], float], spread: float = 0.0):
+    """Coders and results in which F1 and cross-entropy of binary coders differ by so much in each cell, F1 with a spread."""
+    cells = [(name, k) for name in ("sae", "skip-transcoder") for k in (16, 32)]
+    coders = [
+        coder
+        for name, k in cells
+        if (name, k) in shifts
+        for coder in grid(architectures=(name,), ks=(k,), seeds=(1,), binarisers=("topk", "binary-topk"))
+    ]
+    results = written(coders)
+    for coder in coders:
+        shift = shifts[coder.architecture, coder.k] * (coder.binariser == "binary-topk")
+        scores, sequences = latent_scores_of(coders[0]), sequences_of(coders[0])
+        noise = np.random.default_rng([5, coder.k, len(coder.architecture)]).normal(0, 1, len(scores))
+        f1, ce = 0.5 + shift + spread * noise, sequences["ce"] + shift * (1 + noise[:64])
+        write_parquet(results / coder.at(SCORES, variant="trained") / "scores.parquet", scores.assign(f1=f1))
+        write_parquet(results / coder.at(EVALUATION) / "sequences.parquet", sequences.assign(ce=ce))
+    return coders, results
+
+
+def test_an_interaction_is_told_from_a_lack_of_data(written, tmp_path: Path) -> None:
+    coders, results = shifted(written, {("sae", 16): 0.14, ("skip-transcoder", 16): -0.13}, spread=0.1)
+    claims = judged("claims", coders, results, tmp_path)
+    for quantity, holds in (("fuzzing F1, weighted", "skip-transcoder"), ("CE increase (nats/token)", "sae")):
+        row = one(claims, quantity)
+        (fails,) = {"sae", "skip-transcoder"} - {holds}
+        assert row["low"] < 0 < row["high"]
+        assert row["verdict"] == "differs by cell"
+        place = "1 of 2 cells (smollm2-135m/layers.9.mlp/{}, k = 16)"
+        assert f"It holds in {place.format(holds)} and does not hold in {place.format(fails)}." in row["note"]
+        for advice in ("would resolve", "Without sequence", "other sign", "By itself"):
+            assert advice not in row["note"]
+    table = judged("comparisons", coders, results, tmp_path)
+    table = table[(table["quantity"] == "fuzzing F1, weighted") & (table["question"] == "the paper's findings")]
+    assert dict(zip(table["architecture"], table["verdict"], strict=True)) == {
+        "all": "differs by cell",
+        "sae": "does not hold",
+        "skip-transcoder": "holds",
+    }
+
+
+def test_cells_disagree_about_a_match_on_either_side_of_its_margin(written, tmp_path: Path) -> None:
+    for low, said in ((-0.01, "holds"), (-0.05, "differs by cell")):
+        coders, results = shifted(written, {("sae", 16): 0.01, ("skip-transcoder", 16): low})
+        row = one(judged("claims", coders, results, tmp_path), "fuzzing F1, unweighted")
+        assert row["verdict"] == said
+
+
+def test_what_holds_on_average_says_in_how_many_cells_it_does(written, tmp_path: Path) -> None:
+    shifts = {("sae", 16): -0.2, ("sae", 32): -0.002, ("skip-transcoder", 16): -0.3, ("skip-transcoder", 32): 0.002}
+    coders, results = shifted(written, shifts, spread=0.1)
+    row = one(judged("claims", coders, results, tmp_path), "fuzzing F1, weighted")
+    assert row["verdict"] == "holds"
+    assert "By itself it holds in 2 of 4 cells." in row["note"]
+
+
+def test_an_average_does_not_hide_the_cell_in_which_the_opposite_holds(written, tmp_path: Path) -> None:
+    shifts = {("sae", 16): -0.2, ("sae", 32): -0.2, ("skip-transcoder", 16): -0.3, ("skip-transcoder", 32): 0.1}
+    coders, results = shifted(written, shifts, spread=0.1)
+    row = one(judged("claims", coders, results, tmp_path), "fuzzing F1, weighted")
+    assert row["high"] < 0
+    assert row["verdict"] == "differs by cell"
+    assert "does not hold in 1 of 4 cells (smollm2-135m/layers.9.mlp/skip-transcoder, k = 32)" in row["note"]
+
+
+def test_cells_that_agree_are_not_spoken_of(written, tmp_path: Path) -> None:
+    for shift, said in ((-0.2, "holds"), (0.2, "does not hold"), (0.0, "undecided")):
+        coders, results = shifted(written, {("sae", 16): shift, ("skip-transcoder", 16): shift}, spread=0.1)
+        row = one(judged("claims", coders, results, tmp_path), "fuzzing F1, weighted")
+        assert row["verdict"] == said
+        assert "cells" not in row["note"]
+
+
 def test_comparisons_have_each_cell_and_grouped_binarisers_meet_groupmax(written, tmp_path: Path) -> None:
     coders = grid(binarisers=("topk", "groupmax", "binary-topk", "gumbel"))
     table = judged("comparisons", coders, written(coders), tmp_path)
@@ -333,3 +406,12 @@ def test_the_command_prints_every_row(written, tmp_path: Path, monkeypatch) -> N
     one_kind.write_text("coders: [{architectures: [sae], binarisers: [topk], k: [16]}]")
     with pytest.raises(UserError, match="no finding to judge"):
         report([CONFIG, one_kind])
+
+
+def test_the_command_prints_which_cells_disagree(written, tmp_path: Path, monkeypatch) -> None:
+    coders, results = shifted(written, {("sae", 16): 0.14, ("skip-transcoder", 16): -0.13}, spread=0.1)
+    draw(figure_spec("claims", coders), results, results / "tables" / "claims")
+    monkeypatch.chdir(tmp_path)
+    text = report([CONFIG])
+    assert "   fuzzing F1, weighted: differs by cell\n" in text
+    assert "It holds in 1 of 2 cells (smollm2-135m/layers.9.mlp/skip-transcoder, k = 16)" in re.sub(r"\s+", " ", text)

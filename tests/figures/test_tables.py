@@ -112,6 +112,10 @@ def test_escapes_are_those_of_latex() -> None:
         (-2.5, 0.25, 1, "$-$2.5(2)"),
         (float("nan"), float("nan"), 2, "--"),
         (12.0, 1.26, 1, "12.0(13)"),
+        (0.0031, 0.00004, 3, "0.00310(4)"),
+        (-0.0031, 0.0005, 3, "$-$0.0031(5)"),
+        (0.5, 0.0, 3, "0.500(0)"),
+        (0.5, 1e-17, 3, "0.500(0)"),
     ],
 )
 def test_errors_stand_in_units_of_the_last_digit(value: float, error: float, digits: int, shown: str) -> None:
