@@ -92,7 +92,7 @@ def at(hookpoint: str, arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "latents": arguments.latents,
         "bins": arguments.bins,
-        "tokens": contexts.numel(),
+        "tokens": contexts.tokens.numel(),
         "seconds": {"evaluation": round(taken["evaluation"] / 1e3, 2), "ablation": round(ablation / 1e3, 2)},
         "a bin over an evaluation's share above": round(ablation / arguments.bins / (taken["evaluation"] * above), 2),
     }

@@ -14,7 +14,7 @@ from bsc.stages import Plan
 _WIDTH = 112
 _FOOT = (
     "Differences are binary less continuous, the mean over cells (a model, hookpoint, architecture and k), with 95% intervals "
-    "over sequences (paired) or latents, and over seeds where each cell has several; with one, other seeds may give something "
+    "over documents (paired) or latents, and over seeds where each cell has several; with one, other seeds may give something "
     "else. A finding that holds in one cell and not in another differs by cell, and its mean speaks for neither. Other pairs, "
     "each cell alone, and what the paper leaves open (the best trade between binary and continuous, prevention of "
     "ultra-high-frequency latents, the best binariser of a kind, fair controls) are in comparisons.csv beside claims.csv."

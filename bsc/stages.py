@@ -168,7 +168,7 @@ class CohortSpec(_Spec):
 
 
 class EvaluationSpec(_Spec):
-    """Evaluation with coders in the place of `hookpoints`, on the first `sequences` contexts."""
+    """Evaluation with coders in the place of `hookpoints`, on `sequences` contexts that are spread over the split."""
 
     hookpoints: list[str]
     sequences: int

@@ -21,7 +21,8 @@ from bsc.coders.load import load_coder
 from bsc.device import device, resolve_dtype
 from bsc.evaluation.bins import bin_facts, equal_firing_bins
 from bsc.evaluation.bootstrap import Interval, bootstrap_ratio
-from bsc.evaluation.language import load, score_hidden
+from bsc.evaluation.language import Contexts, load, score_hidden
+from bsc.evaluation.metrics import by_document, counts
 from bsc.evaluation.replacement import Recorder, from_coder
 from bsc.io import read_manifest, read_parquet, write_manifest, write_parquet
 from bsc.models.halves import PROBE, Halves, States
@@ -40,22 +41,23 @@ def ablate(spec: AblationSpec, model: Path, tokens: Path, coder: Path, scores: P
     """Write `bins.parquet`, `members.parquet` (latent, f1, firings, bin) and `sequences.parquet`.
 
     bins: bin, latents, firings, f1 (firing-weighted mean), and `ce_change` (nats/token), `accuracy_change` and `fvu_change`
-    with `_low` and `_high`, bootstrap 95% intervals over sequences, ablated and unablated resampled together. sequences: bin
-    (-1: nothing ablated), sequence, tokens, ce, accuracy, squared_error, squared_deviation. Position 0 keeps the module's own
-    output. Where no latent was scored there is no bin. Raises UserError when the model cannot be cut at the hookpoint.
+    with `_low` and `_high`, bootstrap 95% intervals over documents, ablated and unablated resampled together. sequences: bin
+    (-1: nothing ablated), sequence, document, tokens, ce, accuracy, squared_error, squared_deviation. Position 0 keeps the
+    module's own output. Where no latent was scored there is no bin. Raises UserError when the model cannot be cut at the
+    hookpoint.
     """
     members = equal_firing_bins(_scored(spec, scores), spec.bins)
     language_model, contexts = load(spec.evaluation, model, tokens)
     (hookpoint,) = spec.evaluation.hookpoints
     halves = Halves(language_model, layer(hookpoint))
-    halves.check(contexts[:1, :PROBE], model, "ablation")
+    halves.check(contexts.tokens[:1, :PROBE], model, "ablation")
     lower = _Lower(halves, hookpoint, load_coder(coder).to(device()), spec.evaluation)
     table = _measure(lower, members, contexts, spec.evaluation.batch_sequences, job_label("ablation", output))
     write_parquet(output / SEQUENCES, table)
     write_parquet(output / MEMBERS, members)
     write_parquet(output / BINS, bin_facts(members).merge(_changes(table, spec.evaluation), on="bin", validate="1:1"))
     facts = {"scorer": spec.scorer, "bins": members["bin"].nunique(), "latents": len(members)}
-    shares = {"firings": int(members["firings"].sum()), "sequences": len(contexts)}
+    shares = {"firings": int(members["firings"].sum()), **counts(table[table["bin"] == WHOLE])}
     write_manifest(output, [BINS, MEMBERS, SEQUENCES], {**facts, **shares})
 
 
@@ -108,9 +110,7 @@ def without(batch: _Batch, kept: Int[Tensor, " latents"], number: int, W_dec: Fl
 
 
 @torch.inference_mode()
-def _measure(
-    lower: _Lower, members: pd.DataFrame, contexts: Int[Tensor, "sequences context"], size: int, label: str
-) -> pd.DataFrame:
+def _measure(lower: _Lower, members: pd.DataFrame, contexts: Contexts, size: int, label: str) -> pd.DataFrame:
     """One row for each bin, and for none, and each sequence."""
     bins = members["bin"].nunique()
     place = torch.full((lower.coder.latents,), WHOLE, dtype=torch.long)
@@ -118,13 +118,14 @@ def _measure(
     place[latents] = numbers
     place = place.to(device())
     rows: list[dict[str, float]] = []
-    with Progress(label, contexts.numel() * (bins + 1), "tokens") as progress:
-        for first in range(0, len(contexts), size):
-            batch = lower.run(contexts[first : first + size].long().to(device()))
+    with Progress(label, contexts.tokens.numel() * (bins + 1), "tokens") as progress:
+        for first in range(0, len(contexts.tokens), size):
+            batch = lower.run(contexts.tokens[first : first + size].long().to(device()))
             for number in range(WHOLE, bins):
                 rows += _ablated(lower, batch, place, number, first)
                 progress.advance(batch.tokens.numel())
     table = pd.DataFrame(rows)
+    table.insert(2, "document", [contexts.documents[number] for number in table["sequence"]])
     sums = lower.recorder.sequences()["squared_deviation"]
     return table.assign(squared_deviation=table["sequence"].map(sums)).sort_values(["bin", "sequence"], ignore_index=True)
 
@@ -138,8 +139,8 @@ def _ablated(lower: _Lower, batch: _Batch, place: Tensor, number: int, first: in
     errors = residual.double().square().sum(dim=(1, 2)).tolist()
     found = score_hidden(lower.halves.model, lower.halves.above(states), batch.tokens)
     for offset, ((ce, accuracy), error) in enumerate(zip(found, errors, strict=True)):
-        counts = {"bin": number, "sequence": first + offset, "tokens": batch.tokens.shape[1] - 1}
-        yield {**counts, "ce": ce, "accuracy": accuracy, "squared_error": error}
+        which = {"bin": number, "sequence": first + offset, "tokens": batch.tokens.shape[1] - 1}
+        yield {**which, "ce": ce, "accuracy": accuracy, "squared_error": error}
 
 
 def _changes(table: pd.DataFrame, spec: EvaluationSpec) -> pd.DataFrame:
@@ -156,7 +157,7 @@ def _changes(table: pd.DataFrame, spec: EvaluationSpec) -> pd.DataFrame:
         )
         row: dict[str, object] = {"bin": number}
         for name, (above, below) in zip(CHANGES, changes, strict=True):
-            row |= _ends(name, bootstrap_ratio(above, below, resamples=spec.resamples, seed=spec.seed))
+            row |= _ends(name, bootstrap_ratio(*by_document(whole, above, below), resamples=spec.resamples, seed=spec.seed))
         rows.append(row)
     columns = [f"{name}{end}" for name in CHANGES for end in ("", "_low", "_high")]
     return pd.DataFrame(rows, columns=["bin", *columns]).astype({"bin": "int64", **dict.fromkeys(columns, "float64")})

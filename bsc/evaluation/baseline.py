@@ -15,7 +15,7 @@ METRICS = "metrics.json"
 
 
 def baseline(spec: EvaluationSpec, model: Path, tokens: Path, output: Path) -> None:
-    """Write `sequences.parquet` (sequence, tokens, ce, accuracy) and `metrics.json` (counts, means) of the model as it is."""
+    """Write `sequences.parquet` (see `score_sequences`) and `metrics.json` (counts, means) of the model as it is."""
     language_model, contexts = load(spec, model, tokens)
     table = score_sequences(language_model, contexts, {}, batch=spec.batch_sequences, label="baseline")
     write_parquet(output / SEQUENCES, table)

@@ -1,6 +1,6 @@
-"""Intervals: the bootstrap for means and ratios over sequences or latents, Wilson's for shares of latents. No torch in here.
+"""Intervals: the bootstrap for means and ratios over documents or latents, Wilson's for shares of latents. No torch in here.
 
-All bootstraps are 95% percentile intervals from a seeded generator. What is paired (a sequence's cross-entropy with and without
+All bootstraps are 95% percentile intervals from a seeded generator. What is paired (a document's cross-entropy with and without
 a coder) is resampled together, because a resample is a number of times that each unit is taken.
 """
 
@@ -36,8 +36,8 @@ class Interval(NamedTuple):
 def bootstrap(statistic: Statistic, units: int, *, resamples: int, seed: int) -> Interval:
     """The percentile bootstrap over `units` exchangeable units.
 
-    Resamples in which the statistic is undefined are left out of the percentiles. Memory does not grow with `resamples`.
-    Raises ValueError when there is no unit.
+    Resamples in which the statistic is undefined are left out of the percentiles. Of a single unit the interval is undefined:
+    nothing says how much units differ. Memory does not grow with `resamples`. Raises ValueError when there is no unit.
     """
     if units < 1:
         raise ValueError("nothing to resample: there is no unit")
@@ -81,7 +81,9 @@ def wilson(count: int, total: int) -> Interval:
 
 
 def _counts(generator: np.random.Generator, resamples: int, units: int) -> NDArray[Any]:
-    """How often each unit is drawn in each resample of as many draws as there are units."""
+    """How often each unit is drawn in each resample of as many draws as there are units; NaN where there is one alone."""
+    if units == 1:
+        return np.full((resamples, 1), np.nan)
     drawn = generator.integers(0, units, size=(resamples, units))
     drawn += np.arange(resamples)[:, None] * units
     return np.bincount(drawn.ravel(), minlength=resamples * units).reshape(resamples, units).astype(np.float64)

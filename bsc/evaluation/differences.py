@@ -1,4 +1,4 @@
-"""Differences between coders with their intervals: paired over sequences, apart over latents, across seeds. No torch in here.
+"""Differences between coders with their intervals: paired over documents, apart over latents, across seeds. No torch in here.
 
 A statistic is carried as its *replicates*: the estimate first, then its value in each resample. Means and differences of
 statistics are then taken entry by entry. Two statistics of the same units are paired when they are drawn with the same seed
@@ -24,7 +24,7 @@ _NOTHING = 1e-12
 def replicates(numerators: ArrayLike, denominators: ArrayLike, *, resamples: int, seed: int) -> Replicates:
     """Σ numerators / Σ denominators over the units, and over each resample of them; NaN where nothing is below the line.
 
-    Raises ValueError when there is no unit.
+    Of a single unit all resamples are NaN. Raises ValueError when there is no unit.
     """
     columns = np.stack([np.asarray(one, dtype=np.float64) for one in (numerators, denominators)], axis=1)
     found: list[NDArray[np.float64]] = []

@@ -3,7 +3,9 @@
 Every predicted token counts, the one after position 0 included; the first token of a context is predicted by nothing.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -25,22 +27,37 @@ from bsc.stages import EvaluationSpec
 SPLIT = "evaluation"
 
 
-def load(spec: EvaluationSpec, model: Path, tokens: Path) -> tuple[PreTrainedModel, Int[Tensor, "sequences context"]]:
+@dataclass(frozen=True)
+class Contexts:
+    """What is evaluated. tokens: ids; documents: the number of the one document that each context counts as a part of."""
+
+    tokens: Int[Tensor, "sequences context"]
+    documents: list[int]
+
+
+def load(spec: EvaluationSpec, model: Path, tokens: Path) -> tuple[PreTrainedModel, Contexts]:
     """The whole model in the spec's precision, and `spec.sequences` contexts of the evaluation split.
 
     They are evenly spread over it, so that they come from as many documents as may be. Raises UserError when the split has
     fewer, or when the model's logits are not its vocabulary head's output alone.
     """
-    contexts: Tensor = read_tokens(tokens, SPLIT).tokens
-    if len(contexts) < spec.sequences:
+    split = read_tokens(tokens, SPLIT)
+    held = len(split.tokens)
+    if held < spec.sequences:
         raise UserError(
-            f"{len(contexts)} contexts, and evaluation asks for {spec.sequences}",
+            f"{held} contexts, and evaluation asks for {spec.sequences}",
             where=f"{tokens}, split {SPLIT}",
             fix="lower `evaluation.sequences`, or raise `corpus.splits.evaluation` and make the tokens again",
         )
     language_model: PreTrainedModel = load_model(model, resolve_dtype(spec.dtype, device()))
-    check_head(language_model, contexts[:1, :PROBE], model)
-    return language_model, contexts[torch.arange(spec.sequences) * len(contexts) // spec.sequences]
+    check_head(language_model, split.tokens[:1, :PROBE], model)
+    chosen = torch.arange(spec.sequences) * held // spec.sequences
+    return language_model, Contexts(split.tokens[chosen], main_documents(split.documents[chosen]))
+
+
+def main_documents(documents: Int[Tensor, "sequences context"]) -> list[int]:
+    """For each context the document that most of its tokens come from, of several the one that comes first in it."""
+    return [Counter(of_tokens).most_common(1)[0][0] for of_tokens in documents.tolist()]
 
 
 def batches(contexts: Int[Tensor, "sequences context"], size: int, label: str) -> Iterator[Int[Tensor, "batch context"]]:
@@ -55,7 +72,7 @@ def batches(contexts: Int[Tensor, "sequences context"], size: int, label: str) -
 @torch.inference_mode()
 def score_sequences(
     model: PreTrainedModel,
-    contexts: Int[Tensor, "sequences context"],
+    contexts: Contexts,
     replacements: Mapping[str, Replacement],
     *,
     batch: int,
@@ -63,16 +80,18 @@ def score_sequences(
 ) -> pd.DataFrame:
     """One row a sequence, with every hookpoint of `replacements` spliced.
 
-    Columns: sequence; tokens, how many are predicted; ce, their mean cross-entropy in nats; accuracy, the share of them that
-    the model ranks first. Logits are made for one sequence at a time, whatever the batch, so that memory is bounded.
+    Columns: sequence; document, which it counts as a part of; tokens, how many are predicted; ce, their mean cross-entropy in
+    nats; accuracy, the share of them that the model ranks first. Logits are made for one sequence at a time, whatever the
+    batch, so that memory is bounded.
     """
     rows: list[tuple[float, float]] = []
     with splice(model, replacements):
-        for tokens in batches(contexts, batch, label):
+        for tokens in batches(contexts.tokens, batch, label):
             hidden = hidden_states(model, tokens)
             rows += score_hidden(model, hidden, tokens)
     table = pd.DataFrame(rows, columns=["ce", "accuracy"])
-    table.insert(0, "tokens", contexts.shape[1] - 1)
+    table.insert(0, "tokens", contexts.tokens.shape[1] - 1)
+    table.insert(0, "document", contexts.documents)
     table.insert(0, "sequence", range(len(table)))
     return table
 

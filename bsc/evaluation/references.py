@@ -31,7 +31,7 @@ def references(spec: ReferencesSpec, model: Path, tokens: Path, baseline: Path, 
     wanted = spec.evaluation
     unspliced = read_baseline(baseline, wanted)
     language_model, contexts = load(wanted, model, tokens)
-    means = mean_outputs(language_model, contexts, wanted)
+    means = mean_outputs(language_model, contexts.tokens, wanted)
     zeros = {hookpoint: torch.zeros_like(mean) for hookpoint, mean in means.items()}
     metrics: dict[str, dict[str, Any]] = {site: {} for site in spec.sites}
     tables = []

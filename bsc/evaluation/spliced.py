@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-from jaxtyping import Int
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from bsc.evaluation.language import score_sequences
+from bsc.evaluation.language import Contexts, score_sequences
 from bsc.evaluation.metrics import fidelity_metrics, frequency_metrics, language_metrics
 from bsc.evaluation.replacement import Recorder
 from bsc.stages import EvaluationSpec
@@ -20,7 +18,7 @@ OF_ONE_HOOKPOINT = ("fvu", "variance_left_out", "l0", "dead_fraction", "ultra_hi
 def measure(
     spec: EvaluationSpec,
     model: PreTrainedModel,
-    contexts: Int[Tensor, "sequences context"],
+    contexts: Contexts,
     recorders: Mapping[str, Recorder],
     unspliced: pd.DataFrame,
     label: str,

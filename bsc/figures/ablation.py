@@ -46,7 +46,7 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
 
 
 def impacts(spec: FigureSpec, results: Path) -> pd.DataFrame:
-    """One row a bin of each coder: its keys, the columns of `bins.parquet`, and the manifest's scorer and sequences.
+    """One row a bin of each coder: its keys, the columns of `bins.parquet`, and the manifest's scorer, sequences and documents.
 
     `share`: the bin's share of the firings of all binned latents; `unscored`: that of the latents in no bin, of all firings.
     """
@@ -55,7 +55,7 @@ def impacts(spec: FigureSpec, results: Path) -> pd.DataFrame:
         folder = results / coder.at(paths.ABLATION)
         made, bins = read_manifest(folder), read_parquet(folder / "bins.parquet")
         counts = read_parquet(results / coder.at(paths.LATENTS, variant="trained") / "counts.parquet")
-        facts = {name: made[name] for name in ("scorer", "sequences")}
+        facts = {name: made[name] for name in ("scorer", "sequences", "documents")}
         every = max(int(counts["firings"].sum()), 1)
         shares = {"share": bins["firings"] / made["firings"], "unscored": 1 - made["firings"] / every}
         tables.append(bins.assign(**vars(coder), **facts, **shares))
@@ -75,7 +75,7 @@ def _panel(axes: Axes, here: pd.DataFrame, column: str, spec: FigureSpec) -> Non
 
 
 def _note(points: pd.DataFrame) -> str:
-    """What a point is, of how many latents and sequences, and what is in no bin."""
+    """What a point is, of how many latents and documents, and what is in no bin."""
     if not len(points):
         return "No latent of these coders could be scored, so there is nothing to ablate."
     bins = points.groupby([*_ROW, "binariser"])["bin"].nunique()
@@ -86,7 +86,7 @@ def _note(points: pd.DataFrame) -> str:
         f"k\u00a0=\u00a0{points['k'].iloc[0]}; one seed; {points['scorer'].iloc[0]} scores. A point is a bin of latents "
         f"({span(bins)} bins a coder, of equal firing counts, about {share:.2g}% of the scored latents' firings, or a single "
         "latent with more), all set to 0 in the spliced model, against the splice with all of them; "
-        f"n\u00a0=\u00a0{span(points['sequences'])} sequences, bootstrap 95% intervals over sequences, paired; "
-        f"{span(latents)} latents a coder. Latents without a score are in no bin: they have {span(left.round())}% of "
-        "all firings."
+        f"n\u00a0=\u00a0{span(points['documents'])} documents, {span(points['sequences'])} sequences, bootstrap 95% "
+        f"intervals over documents, paired; {span(latents)} latents a coder. Latents without a score are in no bin: they have "
+        f"{span(left.round())}% of all firings."
     )

@@ -15,13 +15,13 @@ from bsc.figures.results import (
     SCORES,
     bars,
     binarisers_of,
+    evaluated_on,
     evaluations,
     interpreted,
     over_seeds,
     own,
     preferred,
     scores,
-    span,
 )
 from bsc.io import read_json
 from bsc.paths import CoderId
@@ -82,7 +82,7 @@ def _panel(axes: Axes, here: pd.DataFrame, points: pd.DataFrame, spec: FigureSpe
 
 def _note(table: pd.DataFrame, points: pd.DataFrame, spec: FigureSpec) -> str:
     return (
-        f"k\u00a0=\u00a0{table['k'].iloc[0]}. {bars(points, 'sequences or latents')} n\u00a0=\u00a0{span(table['sequences'])} "
-        f"sequences. {interpreted(spec, table)} Infinitely many bits: TopK. Binary TopK, of one bit, learns thresholds and no "
+        f"k\u00a0=\u00a0{table['k'].iloc[0]}. {bars(points, 'documents or latents')} {evaluated_on(table)}. "
+        f"{interpreted(spec, table)} Infinitely many bits: TopK. Binary TopK, of one bit, learns thresholds and no "
         "levels."
     )

@@ -14,7 +14,19 @@ from bsc.coders.binarisers.registry import in_order
 from bsc.figures import style
 from bsc.figures.panels import ARCHITECTURE_NAMES, Panel, draw_own, grid, nothing_scored
 from bsc.figures.registry import FIGURES
-from bsc.figures.results import BOOTSTRAP, BOUNDS, KIND, SEEDS, evaluations, interpreted, over_seeds, scores, span, thin
+from bsc.figures.results import (
+    BOOTSTRAP,
+    BOUNDS,
+    KIND,
+    SEEDS,
+    evaluated_on,
+    evaluations,
+    interpreted,
+    over_seeds,
+    scores,
+    span,
+    thin,
+)
 from bsc.stages import FigureSpec
 
 _DODGE = 0.03
@@ -36,7 +48,7 @@ class View:
     label: str
     scorer: str | None = None
     interval: str = BOOTSTRAP
-    unit: str = "sequences"
+    unit: str = "documents"
     meaning: str = ""
 
 
@@ -78,8 +90,7 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
 
 def _evaluated(spec: FigureSpec, results: Path) -> tuple[pd.DataFrame, str]:
     table = evaluations(spec, results).assign(variant="trained", control="none")
-    count = f"n\u00a0=\u00a0{span(table['sequences'])} sequences, {span(table['tokens'])} tokens."
-    return table, " ".join([count, *filter(None, [VIEWS[spec.name].meaning])])
+    return table, " ".join([f"{evaluated_on(table)}.", *filter(None, [VIEWS[spec.name].meaning])])
 
 
 def _interpreted(spec: FigureSpec, results: Path, view: View) -> tuple[pd.DataFrame, str]:
@@ -203,6 +214,7 @@ def _notes(points: pd.DataFrame, view: View, spec: FigureSpec) -> Iterator[str]:
     if len(several):
         who = f" ({_labels(several, spec)})" if both else ""
         yield f"Mean ± s.e.m. over {span(several['seeds'])} seeds{who}."
+    if several["own_low"].notna().any():
         yield thin(view.interval, view.unit)
     if len(single):
         who = f" ({_labels(single, spec)})" if both else ""

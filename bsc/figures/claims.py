@@ -210,7 +210,9 @@ def _notes(evidence: Evidence, quantity: Quantity, cells: list[Comparison], side
         needed := units_to_resolve(difference, min(side.units for side in sides), -claim.sign * margin)
     ):
         yield f"The interval includes {'that' if margin else 'zero'}; {_resolved(evidence, quantity, cells, needed)}."
-    if said == UNDECIDED and quantity.unit == "sequences":
+    if np.isnan(difference.low):
+        yield f"An interval needs two {quantity.unit} or more."
+    elif said == UNDECIDED and quantity.unit == "documents" and min(side.units for side in sides) > 2:
         yield from _swayed(evidence, quantity, cells, difference)
     if quantity.finding in (2, 3):
         one, other = cells[0].names
@@ -250,22 +252,23 @@ def _resolved(evidence: Evidence, quantity: Quantity, cells: list[Comparison], n
 
 
 def _swayed(evidence: Evidence, quantity: Quantity, cells: list[Comparison], difference: Interval) -> Iterator[str]:
-    """What an undecided difference owes to its most influential sequence, and that it has the wrong sign if it has."""
+    """What an undecided difference owes to its most influential document, and that it has the wrong sign if it has."""
     claim = cells[0].question.claims[quantity.finding]
     if claim.sign * difference.value < 0:
         yield "The difference has the other sign."
-    without = np.mean([_without_each(evidence, quantity, one) for one in cells], axis=0)
-    most = int(np.abs(without - difference.value).argmax())
+    units = evidence.all_units(quantity, [one for pair in cells for side in (pair.one, pair.other) for one in side.values()])
+    without = np.mean([_without_each(evidence, quantity, one, units) for one in cells], axis=0)
+    most = units[int(np.abs(without - difference.value).argmax())]
     left = _pooled(_sides(evidence, quantity, cells, most))
     (said,) = _verdicts(claim, quantity, [left])
-    yield f"Without sequence {most}, which moves it most, it is {left.value:.2g} [{left.low:.2g}, {left.high:.2g}]: {said}."
+    yield f"Without document {most}, which moves it most, it is {left.value:.2g} [{left.low:.2g}, {left.high:.2g}]: {said}."
 
 
-def _without_each(evidence: Evidence, quantity: Quantity, cells: Comparison) -> NDArray[np.float64]:
-    """The difference of a cell without each sequence: seeds count alike on each side, where they are shared or not."""
+def _without_each(evidence: Evidence, quantity: Quantity, cells: Comparison, units: list[int]) -> NDArray[np.float64]:
+    """The difference of a cell without each document: seeds count alike on each side, where they are shared or not."""
     shared = cells.one.keys() & cells.other.keys()
     one, other = (
-        np.mean([evidence.left_out(quantity, side[seed]) for seed in shared or side], axis=0)
+        np.mean([evidence.left_out(quantity, side[seed], units) for seed in shared or side], axis=0)
         for side in (cells.one, cells.other)
     )
     return np.asarray(one - other)

@@ -48,7 +48,7 @@ def _draw_binarisers(table: pd.DataFrame, scorer: str, spec: FigureSpec, output:
         one.set_xlabel("CE increase (nats/token)")
     note = (
         f"k\u00a0=\u00a0{table['k'].iloc[0]}; a point a seed. Bars: bootstrap 95% intervals, across over "
-        f"{span(table['sequences'])} sequences, upwards over scored latents. {interpreted(spec, table)} Better is up and "
+        f"{span(table['documents'])} documents, upwards over scored latents. {interpreted(spec, table)} Better is up and "
         "to the left. Differences with their intervals: comparisons.csv."
     )
     style.finish(figure, [style.handle(name, spec.labels[name], spec.style) for name in binarisers_of(spec)], note, spec.style)
@@ -87,7 +87,7 @@ def _draw_seeds(table: pd.DataFrame, scorer: str, spec: FigureSpec, output: Path
     seeds = span(pd.Series([len(mine) for _, mine in kinds]))
     note = (
         f"A point a seed, {seeds} of each kind, with its own bootstrap 95% interval, over "
-        f"{span(table['sequences'])} sequences or over scored latents. {interpreted(spec, table)} "
+        f"{span(table['documents'])} documents or over scored latents. {interpreted(spec, table)} "
         "Points that lie further apart than their bars differ by more than what they were measured on explains."
     )
     style.finish(figure, [], note, spec.style)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from bsc.coders.binarisers.registry import in_order
 from bsc.figures import style
 from bsc.figures.panels import ARCHITECTURE_NAMES, Panel, draw_own, grid
-from bsc.figures.results import KIND, bars, evaluations, over_seeds
+from bsc.figures.results import KIND, bars, evaluated_on, evaluations, over_seeds
 from bsc.stages import FigureSpec
 
 _SITE = ["model", "hookpoint", "architecture"]
@@ -56,7 +56,8 @@ def _draw_panel(axes: Axes, panel: Panel, points: pd.DataFrame, spec: FigureSpec
     if len(baseline):
         axes.axvline(baseline["share"].iloc[0], color=style.GREY, linewidth=0.7, linestyle=":", zorder=0.5)
     axes.set_xlim(left=-0.01)
-    low, high = min(0.0, float(here[["low", "own_low"]].min().min())), float(here[["high", "own_high"]].max().max())
+    drawn = here[["value", "low", "high", "own_low", "own_high"]]
+    low, high = min(0.0, float(drawn.min().min())), float(drawn.max().max())
     axes.set_ylim(bottom=low - 0.05 * (high - low))
     axes.set_xlabel("share of firings,\nlatents over 10%" if panel.bottom else "")
     axes.set_ylabel(f"{ARCHITECTURE_NAMES[panel.architecture]}\nCE increase (nats/token)" if panel.first else "")
@@ -68,7 +69,6 @@ def _note(points: pd.DataFrame, table: pd.DataFrame) -> str:
     missing = int(points["share"].isna().sum())
     silent = f" Not drawn, as they never fire and have no share: {missing} of {len(points)}." if missing else ""
     return (
-        f"k\u00a0=\u00a0{ks}; n\u00a0=\u00a0{int(table['sequences'].max()):,} sequences, "
-        f"{int(table['tokens'].max()):,} tokens. {bars(points, 'sequences')} Shares are of the same tokens; one point a "
+        f"k\u00a0=\u00a0{ks}; {evaluated_on(table)}. {bars(points, 'documents')} Shares are of the same tokens; one point a "
         f"setting.{line}{silent} Paired differences: comparisons.csv."
     )

@@ -91,7 +91,7 @@ def _with_a_rate(latents: pd.DataFrame) -> pd.DataFrame:
 def by_rate(latents: pd.DataFrame, spec: FigureSpec) -> pd.DataFrame:
     """Mean F1 in bins of the firing rate, three a decade: one row a kind of coder and bin: rate, latents, f1, low, high.
 
-    rate: the geometric mean of the bin's latents. low, high: bootstrap 95% interval over latents.
+    rate: the geometric mean of the bin's latents. low, high: bootstrap 95% interval over latents; NaN of one latent.
     """
     fired = _with_a_rate(latents)
     fired = fired.assign(bin=np.floor(np.log10(fired["rate"]) * _BINS_A_DECADE).astype(int))

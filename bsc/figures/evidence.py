@@ -1,6 +1,6 @@
 """What differences are made of: quantities of coders and their controls, as replicates that can be paired and subtracted.
 
-Over sequences the replicates of all coders are paired: every coder is spliced into the same sequences. Over latents those of
+Over documents the replicates of all coders are paired: every coder is spliced into the same sequences. Over latents those of
 two coders are independent, for their latents have nothing to do with each other. A coder and its controls are paired over
 latents where the latents are the same: under `shuffled` they are, and are asked the same questions by another explanation;
 `binarised` ones fire where the coder's do, so that the same ones are scored. `random` ones are another coder's.
@@ -17,7 +17,7 @@ import pandas as pd
 
 from bsc import paths
 from bsc.evaluation.differences import Replicates, replicates
-from bsc.evaluation.metrics import ULTRA_HIGH
+from bsc.evaluation.metrics import ULTRA_HIGH, by_document
 from bsc.figures.results import KEYS, MEASURES
 from bsc.io import read_json, read_parquet
 from bsc.paths import CoderId
@@ -78,16 +78,20 @@ class Evidence:
             above, below = quantity.sums(self, subject)
             self._units[key[:2]] = len(below)
             if without is not None:
-                above, below = above.drop(without), below.drop(without)
+                above, below = (one.drop(without, errors="ignore") for one in (above, below))
             self._replicates[key] = self._drawn(quantity, subject, above, below)
         found = self._replicates[key]
         return None if np.isnan(found[0]) else found
 
-    def left_out(self, quantity: Quantity, subject: Subject) -> "pd.Series[float]":
-        """A subject's quantity without each of its units."""
-        above, below = quantity.sums(self, subject)
+    def left_out(self, quantity: Quantity, subject: Subject, units: list[int]) -> "pd.Series[float]":
+        """A subject's quantity without each of `units`; it has nothing of those that are others' alone."""
+        above, below = (one.reindex(units, fill_value=0.0) for one in quantity.sums(self, subject))
         shift, scale = quantity.constant(self, subject)
         return shift + scale * (above.sum() - above) / (below.sum() - below)
+
+    def all_units(self, quantity: Quantity, subjects: Iterable[Subject]) -> list[int]:
+        """The units that any of the subjects has: coders of different models need not be evaluated on the same documents."""
+        return sorted({int(unit) for subject in subjects for unit in quantity.sums(self, subject)[1].index})
 
     def units(self, quantity: Quantity, subject: Subject) -> int:
         """How many units a quantity of a subject is made of, once its replicates are there."""
@@ -102,7 +106,7 @@ class Evidence:
 
     def _seed(self, quantity: Quantity, subject: Subject, units: "pd.Index[Any]") -> int:
         """What replicates are drawn with, the same for what is paired (see the module)."""
-        if quantity.unit == "sequences":
+        if quantity.unit == "documents":
             return self.spec.seed
         text = f"{self.spec.seed}/{subject.coder}/{quantity.name}"
         if subject.version != TRAINED and not self._has_the_latents(quantity, subject, units):
@@ -147,9 +151,9 @@ def quantities(scorers: Iterable[str]) -> list[Quantity]:
     """Those of the four findings, in their order; a score for each scorer."""
     named = sorted(scorers)
     return [
-        Quantity(1, "FVU", "sequences", _fvu),
-        Quantity(1, "CE increase (nats/token)", "sequences", _change("ce", 1)),
-        Quantity(1, "top-1 accuracy decrease", "sequences", _change("accuracy", -1)),
+        Quantity(1, "FVU", "documents", _fvu),
+        Quantity(1, "CE increase (nats/token)", "documents", _change("ce", 1)),
+        Quantity(1, "top-1 accuracy decrease", "documents", _change("accuracy", -1)),
         *(Quantity(2, f"{_name(scorer)}, unweighted", "latents", _scores(scorer), margin=MATCH) for scorer in named),
         *(one for scorer in named for one in _weighted(scorer)),
         Quantity(4, "latents on > 10% of tokens, of all", "latents", _surge),
@@ -159,7 +163,7 @@ def quantities(scorers: Iterable[str]) -> list[Quantity]:
 
 def _fvu(evidence: Evidence, subject: Subject) -> Sums:
     table = evidence.table(paths.EVALUATION, "sequences.parquet", subject.coder)
-    return table["squared_error"], table["squared_deviation"]
+    return by_document(table, table["squared_error"], table["squared_deviation"])
 
 
 def _change(column: str, sign: int) -> Callable[[Evidence, Subject], Sums]:
@@ -168,7 +172,7 @@ def _change(column: str, sign: int) -> Callable[[Evidence, Subject], Sums]:
     def sums(evidence: Evidence, subject: Subject) -> Sums:
         spliced = evidence.table(paths.EVALUATION, "sequences.parquet", subject.coder)
         unspliced = evidence.table(paths.BASELINE, "sequences.parquet", subject.coder)
-        return sign * (spliced[column] - unspliced[column]) * spliced["tokens"], spliced["tokens"]
+        return by_document(spliced, sign * (spliced[column] - unspliced[column]) * spliced["tokens"], spliced["tokens"])
 
     return sums
 

@@ -82,8 +82,8 @@ def grid(table: pd.DataFrame, look: Mapping[str, Any]) -> tuple[Figure, list[tup
 
 
 def draw_own(axes: Axes, x: ArrayLike, points: pd.DataFrame, colour: str) -> None:
-    """Behind each mean over seeds, as a thin line at `x`, the mean of their own intervals; see `over_seeds`."""
-    several = (points["interval"] == SEEDS).to_numpy()
+    """Behind each mean over seeds, as a thin line at `x`, the mean of their own intervals, if any; see `over_seeds`."""
+    several = ((points["interval"] == SEEDS) & points["own_low"].notna()).to_numpy()
     low, high = (points[end].to_numpy()[several] for end in ("own_low", "own_high"))
     axes.vlines(np.asarray(x)[several], low, high, colors=colour, linewidth=0.5)
 

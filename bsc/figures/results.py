@@ -59,7 +59,7 @@ def measured(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
     `variance_left_out`: the share of the outputs' variance that is left out with position 0. NaN in joint evaluations.
     """
-    columns: dict[str, Any] = {name: metrics[name] for name in ("sequences", "tokens", "ce")}
+    columns: dict[str, Any] = {name: metrics[name] for name in ("sequences", "documents", "tokens", "ce")}
     columns |= {f"baseline_{name}": _number(metrics["baseline"][name]) for name in ("ce", "accuracy")}
     columns["variance_left_out"] = _number(metrics["variance_left_out"])
     for metric in METRICS:
@@ -119,9 +119,9 @@ def over_seeds(frame: pd.DataFrame, by: list[str], column: str) -> pd.DataFrame:
     """One row a group: `seeds` with a value, `value` (their mean), `low`, `high`, and `interval`, what these two are.
 
     Over two or more seeds: the mean less and plus its standard error, s / sqrt(n) with n - 1 in s. Of one seed: its own
-    bootstrap interval, from `column_low` and `column_high`. `own_low` and `own_high` are the means of these ends over the
-    seeds: seeds are evaluated on the same text, whose share of the uncertainty their standard error does not show (*ours*).
-    Without any: NaN.
+    bootstrap interval, from `column_low` and `column_high`, if it has one. `own_low` and `own_high` are the means of these
+    ends over the seeds: seeds are evaluated on the same text, whose share of the uncertainty their standard error does not
+    show (*ours*). Without any: NaN.
     """
     rows = [
         {**dict(zip(by, key, strict=True)), **_mean(group.dropna(subset=[column]), column)}
@@ -156,6 +156,12 @@ def interpreted(spec: FigureSpec, table: pd.DataFrame) -> str:
     )
 
 
+def evaluated_on(table: pd.DataFrame) -> str:
+    """In words, how much text the coders of a table of `evaluations` were evaluated on."""
+    counts = ", ".join(f"{span(table[unit])} {unit}" for unit in ("documents", "sequences", "tokens"))
+    return f"n\u00a0=\u00a0{counts}"
+
+
 def explained(spec: FigureSpec) -> str:
     """Who made the explanations that a figure is about, in words."""
     names = ["token patterns (ngram, no LLM)" if name == NGRAM else name for name in spec.explainers]
@@ -169,7 +175,8 @@ def _mean(group: pd.DataFrame, column: str) -> dict[str, Any]:
     if len(values) == 0:
         return {"seeds": 0, "value": np.nan, "low": np.nan, "high": np.nan, "interval": NOTHING, **own}
     if len(values) == 1:
-        return {"seeds": 1, "value": values[0], "low": low, "high": high, "interval": BOOTSTRAP, **own}
+        kind = NOTHING if np.isnan(low) else BOOTSTRAP
+        return {"seeds": 1, "value": values[0], "low": low, "high": high, "interval": kind, **own}
     mean, error = values.mean(), values.std(ddof=1) / np.sqrt(len(values))
     return {"seeds": len(values), "value": mean, "low": mean - error, "high": mean + error, "interval": SEEDS, **own}
 
@@ -183,7 +190,7 @@ def bars(points: pd.DataFrame, unit: str) -> str:
     parts = [f"mean ± s.e.m. over {span(several['seeds'])} seeds"] if len(several) else []
     parts += [f"one seed with its bootstrap 95% interval over {unit}"] if len(single) else []
     said = ", or ".join(parts)
-    behind = f" {thin(BOOTSTRAP, unit)}" if len(several) else ""
+    behind = f" {thin(BOOTSTRAP, unit)}" if several["own_low"].notna().any() else ""
     return f"{said[:1].upper()}{said[1:]}.{behind}" if said else ""
 
 

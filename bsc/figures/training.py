@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from bsc import paths
 from bsc.figures import style
 from bsc.figures.panels import ARCHITECTURE_NAMES, draw_own, place, sites
-from bsc.figures.results import KIND, bars, binarisers_of, evaluations, over_seeds, span
+from bsc.figures.results import KIND, bars, binarisers_of, evaluated_on, evaluations, over_seeds, span
 from bsc.figures.text import wrapped
 from bsc.io import read_json, read_parquet
 from bsc.paths import ARCHITECTURES
@@ -161,7 +161,7 @@ def _larger_note(evaluated: pd.DataFrame, increases: pd.DataFrame, points: pd.Da
     layers = ", ".join(place(hookpoint) for hookpoint in depths)
     pieces = points["piece"].nunique()
     return (
-        f"{ARCHITECTURE_NAMES[evaluated['architecture'].iloc[0]]}s, {layers}. n\u00a0=\u00a0{span(evaluated['sequences'])} "
-        f"sequences. {bars(increases, 'sequences')} Below: each point is the mean of one of {pieces} equal pieces of the "
+        f"{ARCHITECTURE_NAMES[evaluated['architecture'].iloc[0]]}s, {layers}. {evaluated_on(evaluated)}. "
+        f"{bars(increases, 'documents')} Below: each point is the mean of one of {pieces} equal pieces of the "
         "run, on training batches with position 0 left out, and over seeds; no interval; the vertical axis is logarithmic."
     )

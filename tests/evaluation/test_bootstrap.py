@@ -52,7 +52,7 @@ def test_interval_covers_the_truth_as_often_as_it_says():
 
 
 @given(
-    data=st.lists(st.floats(-100, 100), min_size=1, max_size=30),
+    data=st.lists(st.floats(-100, 100), min_size=2, max_size=30),
     seed=st.integers(0, 9),
 )
 def test_interval_lies_within_the_data_and_is_the_seeds(data, seed):
@@ -85,6 +85,12 @@ def test_undefined_resamples_are_left_out():
     nothing = bootstrap_ratio([0.0, 0.0], [0.0, 0.0], resamples=200, seed=0)
     assert np.isnan(nothing).all()
     assert nothing.as_json() == {"value": None, "low": None, "high": None}
+
+
+def test_one_unit_has_a_value_and_no_interval():
+    found = bootstrap_ratio([3.0], [2.0], resamples=100, seed=0)
+    assert found == pytest.approx((1.5, np.nan, np.nan), nan_ok=True)
+    assert found.as_json() == {"value": 1.5, "low": None, "high": None}
 
 
 def test_nothing_to_resample():

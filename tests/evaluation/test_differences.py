@@ -160,6 +160,15 @@ def test_units_to_resolve_shrink_the_interval_to_the_boundary(value, below, abov
         assert low < boundary < high
 
 
+def test_one_unit_has_a_difference_and_no_verdict():
+    one, other = (ratio([above], [2.0], seed=0, resamples=50) for above in (3.0, 1.0))
+    assert len(one) == 51
+    found = interval(over_seeds(np.stack([one - other] * 2), seed=0))
+    assert found == pytest.approx((1, np.nan, np.nan), nan_ok=True)
+    assert verdict(found, sign=1) == verdict(found, sign=-1) == UNDECIDED
+    assert units_to_resolve(found, 1) is None
+
+
 def test_nothing_resolves_a_difference_of_zero():
     assert units_to_resolve(Interval(0.0, -1.0, 1.0), 10) is None
     assert units_to_resolve(Interval(np.nan, np.nan, np.nan), 10) is None

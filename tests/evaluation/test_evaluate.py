@@ -10,7 +10,7 @@ from bsc.errors import UserError
 from bsc.evaluation import language
 from bsc.evaluation.baseline import baseline
 from bsc.evaluation.evaluate import evaluate
-from bsc.evaluation.language import load, score_sequences
+from bsc.evaluation.language import load, main_documents, score_sequences
 from bsc.evaluation.references import references
 from bsc.evaluation.replacement import Recorder
 from bsc.evaluation.spliced import OF_ONE_HOOKPOINT, measure
@@ -66,7 +66,8 @@ def save(folder, spec):
 @pytest.fixture(scope="module")
 def reference(tiny_model, tiny_tokens):
     """The model in float64 and the evaluated tokens, for formulas written out."""
-    tokens = torch.as_tensor(read_tokens(tiny_tokens, "evaluation").tokens[:SEQUENCES]).long()
+    contexts = read_tokens(tiny_tokens, "evaluation").tokens
+    tokens = contexts[torch.arange(SEQUENCES) * len(contexts) // SEQUENCES].long()
     return load_model(tiny_model, torch.float64), tokens
 
 
@@ -102,11 +103,25 @@ def but_position_0(replace):
 def test_baseline_is_the_models_own_loss(reference, unspliced):
     ce, accuracy = scores(reference, {})
     metrics = read_json(unspliced / "metrics.json")
-    assert metrics == {"sequences": SEQUENCES, "tokens": SEQUENCES * 15, "ce": pytest.approx(ce), "accuracy": accuracy}
     table = pd.read_parquet(unspliced / "sequences.parquet")
-    assert table.columns.tolist() == ["sequence", "tokens", "ce", "accuracy"]
+    counts = {"sequences": SEQUENCES, "documents": table["document"].nunique(), "tokens": SEQUENCES * 15}
+    assert metrics == {**counts, "ce": pytest.approx(ce), "accuracy": accuracy}
+    assert table.columns.tolist() == ["sequence", "document", "tokens", "ce", "accuracy"]
     assert table["ce"].mean() == pytest.approx(ce)
     assert table["ce"].std() > 0.01
+
+
+def test_a_sequence_counts_as_part_of_the_document_that_most_of_it_is_of():
+    documents = torch.tensor([[3, 3, 3, 3], [3, 4, 4, 4], [7, 7, 5, 5], [9, 8, 8, 9], [5, 6, 6, 7]], dtype=torch.int32)
+    assert main_documents(documents) == [3, 4, 7, 9, 6]
+
+
+def test_documents_are_those_of_the_evaluated_contexts(tiny_model, tiny_tokens, tmp_path):
+    baseline(evaluation_spec([], sequences=7), tiny_model, tiny_tokens, tmp_path)
+    split = read_tokens(tiny_tokens, "evaluation")
+    chosen = [number * len(split.tokens) // 7 for number in range(7)]
+    expected = [np.bincount(split.documents[one].numpy()).argmax() for one in chosen]
+    assert pd.read_parquet(tmp_path / "sequences.parquet")["document"].tolist() == expected
 
 
 def test_batches_do_not_matter(tiny_model, tiny_tokens):

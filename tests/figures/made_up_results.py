@@ -24,6 +24,8 @@ STYLE = Figures(dpi=50).model_dump()
 EXPLAINERS = (NGRAM, "some-llm")
 SWEEP = {"optimiser": "adam", "tokens": 153_600, "training_tokens": 409_600}
 TOKENS, LATENTS = 130_560, 4_608
+DOCUMENTS = [100 + 3 * sequence // 4 for sequence in range(64)]
+"""The document of each evaluated sequence: every third document has two."""
 
 
 def grid(
@@ -95,7 +97,8 @@ def metrics_of(coder: CoderId) -> dict[str, Any]:
         }
     else:
         metrics |= dict.fromkeys(("fvu", "variance_left_out", "l0", "dead_fraction", "ultra_high_fraction", "ultra_high_share"))
-    return {"sequences": 64, "tokens": 16_320, "ce": 2.9 + rise, **metrics, "baseline": {"ce": 2.9, "accuracy": 0.41}}
+    counts = {"sequences": 64, "documents": 48, "tokens": 16_320}
+    return {**counts, "ce": 2.9 + rise, **metrics, "baseline": {"ce": 2.9, "accuracy": 0.41}}
 
 
 def summary_of(coder: CoderId, variant: str, explainer: str = NGRAM, *, scored: bool = True) -> dict[str, Any]:
@@ -155,6 +158,7 @@ def sequences_of(coder: CoderId) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "sequence": range(64),
+            "document": DOCUMENTS,
             "tokens": 255,
             "ce": hard + rise + own.normal(0, 0.002, 64),
             "accuracy": 0.41 - rise / 5 + own.normal(0, 0.001, 64),
@@ -167,7 +171,8 @@ def sequences_of(coder: CoderId) -> pd.DataFrame:
 def baseline_sequences() -> pd.DataFrame:
     """What `bsc baseline` writes: sequences that differ a lot."""
     cross_entropies = np.random.default_rng(0).normal(2.9, 0.4, 64)
-    return pd.DataFrame({"sequence": range(64), "tokens": 255, "ce": cross_entropies, "accuracy": 0.41})
+    columns = {"sequence": range(64), "document": DOCUMENTS, "tokens": 255}
+    return pd.DataFrame({**columns, "ce": cross_entropies, "accuracy": 0.41})
 
 
 def latent_scores_of(coder: CoderId, scored: int = 150) -> pd.DataFrame:
@@ -282,7 +287,8 @@ def write_ablation(folder: Path, coder: CoderId, *, scored: bool) -> None:
     """What the figure reads of `bsc ablation`."""
     bins = bins_of(coder).iloc[: None if scored else 0]
     write_parquet(folder / "bins.parquet", bins)
-    write_manifest(folder, ["bins.parquet"], {"scorer": "fuzzing", "sequences": 16, "firings": int(bins["firings"].sum())})
+    facts = {"scorer": "fuzzing", "sequences": 16, "documents": 12, "firings": int(bins["firings"].sum())}
+    write_manifest(folder, ["bins.parquet"], facts)
 
 
 def probes_of(coder: CoderId) -> pd.DataFrame:

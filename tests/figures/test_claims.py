@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_up_results import counts_of, figure_spec, grid, latent_scores_of, metrics_of, sequences_of
+from made_up_results import DOCUMENTS, counts_of, figure_spec, grid, latent_scores_of, metrics_of, sequences_of
 
 from bsc import config as bsc_config
 from bsc.claims import report
@@ -70,13 +70,13 @@ def test_differences_are_those_of_the_means(written, tmp_path: Path) -> None:
     assert at_one["binary"] == pytest.approx(dense + (1 - dense) * mean_over(coders, "binary-topk", weighted), rel=1e-6)
 
 
-def test_a_paired_interval_is_far_narrower_than_the_sequences_spread(written, tmp_path: Path) -> None:
+def test_a_paired_interval_is_far_narrower_than_the_documents_spread(written, tmp_path: Path) -> None:
     coders = grid(seeds=(1,))
     row = one(judged("claims", coders, written(coders), tmp_path), "CE increase (nats/token)")
     rises = [mean_over(coders, name, lambda c: metrics_of(c)["ce"]) for name in ("binary-topk", "topk")]
     assert row["difference"] == pytest.approx(rises[0] - rises[1], abs=0.002)
-    assert row["high"] - row["low"] < 0.004  # the sequences' own spread gives 0.2
-    assert (row["verdict"], row["n"], row["seeds"]) == ("holds", 64, 1)
+    assert row["high"] - row["low"] < 0.004  # the documents' own spread gives 0.2
+    assert (row["verdict"], row["n"], row["seeds"]) == ("holds", 48, 1)
 
 
 def test_verdicts_are_those_of_the_made_up_numbers(written, tmp_path: Path) -> None:
@@ -99,10 +99,10 @@ def test_what_is_undecided_says_what_would_decide_it(written, tmp_path: Path) ->
     assert row["verdict"] == "undecided"
     reach = row["difference"] - row["low"] if row["difference"] > 0 else row["high"] - row["difference"]
     needed = int(row["note"].split("about ")[1].split(" ")[0].replace(",", ""))
-    assert needed == pytest.approx(64 * (reach / row["difference"]) ** 2, rel=0.02)
+    assert needed == pytest.approx(48 * (reach / row["difference"]) ** 2, rel=0.02)
 
 
-def test_a_sequence_that_sways_a_verdict_is_named_with_what_it_is_without(written, tmp_path: Path) -> None:
+def test_a_document_that_sways_a_verdict_is_named_with_what_it_is_without(written, tmp_path: Path) -> None:
     coders = grid(seeds=(1,), binarisers=("topk", "binary-topk"))
     results, hit = written(coders), 7
     for coder in coders:
@@ -112,14 +112,48 @@ def test_a_sequence_that_sways_a_verdict_is_named_with_what_it_is_without(writte
     row = one(judged("claims", coders, results, tmp_path), "CE increase (nats/token)")
     assert row["verdict"] == "undecided"
     assert "The difference has the other sign." in row["note"]
-    found = re.search(r"Without sequence (\d+), which moves it most, it is (\S+) \[(\S+), (\S+)\]: holds\.", row["note"])
-    assert int(found[1]) == hit
+    found = re.search(r"Without document (\d+), which moves it most, it is (\S+) \[(\S+), (\S+)\]: holds\.", row["note"])
+    gone = [sequence for sequence, document in enumerate(DOCUMENTS) if document == DOCUMENTS[hit]]
+    assert (int(found[1]), len(gone)) == (DOCUMENTS[hit], 1)
     means = {
-        name: np.mean([sequences_of(c).drop(hit)["ce"].mean() for c in coders if c.binariser == name])
+        name: np.mean([sequences_of(c).drop(gone)["ce"].mean() for c in coders if c.binariser == name])
         for name in ("topk", "binary-topk")
     }
     assert float(found[2]) == pytest.approx(means["binary-topk"] - means["topk"], rel=0.05)
     assert 0 < float(found[3]) <= float(found[2]) <= float(found[4])
+
+
+def test_the_document_that_sways_most_need_not_be_in_every_cell(written, tmp_path: Path) -> None:
+    """Models that split text into other tokens have other documents among their sequences, and other numbers of them."""
+    names = ("topk", "binary-topk")
+    coders = grid(ks=(16,), seeds=(1,), binarisers=names) + grid(ks=(16,), seeds=(1,), binarisers=names, model="another")
+    results = written(coders)
+    for coder in coders:
+        table = sequences_of(coder)
+        if coder.model == "another":
+            table = table.assign(document=[900 + sequence // 4 for sequence in range(64)])
+            table.loc[8:11, "ce"] += 9.0 if coder.binariser == "topk" else 0.0
+        write_parquet(results / coder.at(EVALUATION) / "sequences.parquet", table)
+    row = one(judged("claims", coders, results, tmp_path), "CE increase (nats/token)")
+    assert (row["verdict"], row["n"], row["cells"]) == ("undecided", 16, 2)
+    found = re.search(r"Without document (\d+), which moves it most, it is (\S+) \[", row["note"])
+    gone = {"another": [8, 9, 10, 11], "smollm2-135m": []}
+    means = [mean_over(coders, name, lambda c: sequences_of(c).drop(gone[c.model])["ce"].mean()) for name in names]
+    assert (int(found[1]), float(found[2])) == (902, pytest.approx(means[1] - means[0], rel=0.1))
+
+
+def test_one_document_decides_nothing(written, tmp_path: Path) -> None:
+    coders = grid(ks=(16,), binarisers=("topk", "binary-topk"))
+    results = written(coders)
+    for coder in coders:
+        write_parquet(results / coder.at(EVALUATION) / "sequences.parquet", sequences_of(coder).assign(document=1))
+    table = judged("claims", coders, results, tmp_path)
+    row = one(table, "FVU")
+    assert (row["verdict"], row["n"], row["unit"]) == ("undecided", 1, "documents")
+    assert row["difference"] > 0
+    assert np.isnan([row["low"], row["high"]]).all()
+    assert row["note"] == "An interval needs two documents or more."
+    assert one(table, "fuzzing F1, unweighted")["verdict"] == "holds"
 
 
 def test_where_a_coder_has_too_few_latents_more_seeds_are_asked_for(written, tmp_path: Path) -> None:
@@ -297,7 +331,7 @@ def test_frequency_control_is_judged_by_its_share_of_firings_and_its_price(writt
     high = counts["firings"][counts["rate"] > 0.1].sum() / counts["firings"].sum()
     row = rows.loc["binary-topk.held", "binary-topk", share]
     assert (row["verdict"], row["value"], row["difference"]) == ("holds", 0, pytest.approx(-high, rel=1e-6))
-    row = rows.loc["binary-topk.held", "binary-topk", ce]  # paired: the price is the same in every sequence
+    row = rows.loc["binary-topk.held", "binary-topk", ce]  # paired: the price is the same in every document
     assert row[["difference", "low", "high"]].tolist() == pytest.approx([0.01] * 3, abs=1e-7)
     assert row["verdict"] == "holds"
     assert list(rows.loc["binary-topk.held", "topk"].index) == [ce, share]

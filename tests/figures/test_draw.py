@@ -2,13 +2,14 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from jinja2 import Environment, StrictUndefined
-from made_up_results import STYLE, figure_spec, grid, write_choice, write_text_panels
+from made_up_results import STYLE, figure_spec, grid, metrics_of, sequences_of, write_choice, write_text_panels
 
 from bsc.coders.binarisers.registry import REGISTRY
 from bsc.errors import UserError
@@ -16,7 +17,8 @@ from bsc.figures import style
 from bsc.figures.draw import draw
 from bsc.figures.registry import FIGURES
 from bsc.figures.sheet import Sheet
-from bsc.paths import CoderId
+from bsc.io import write_json, write_parquet
+from bsc.paths import EVALUATION, CoderId
 from bsc.stages import FigureSpec, coders_of
 
 REPORT = Path(__file__).parents[2] / "workflow" / "report"
@@ -106,6 +108,24 @@ def test_every_figure_says_of_how_much_it_is(name: str, results: Path, tmp_path:
         assert re.search(r"unscored \(too rare, too dense or not sampled\) have [\d to]+% of all firings", note)
     if "scores" in FIGURES[name].needs or name == "fig18":
         assert "Explained by token patterns (ngram, no LLM)" in note
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_what_one_document_leaves_without_intervals_is_drawn(seeds: int, results: Path, tmp_path: Path) -> None:
+    coders = [coder for coder in GRID if coder.seed <= seeds]
+    for coder in coders:
+        found = metrics_of(coder)
+        for metric in ("ce_increase", "relative_ce_increase", "accuracy_decrease", "fvu", "l0"):
+            found[metric] |= {"low": None, "high": None}
+        write_json(results / coder.at(EVALUATION) / "metrics.json", found | {"documents": 1})
+        write_parquet(results / coder.at(EVALUATION) / "sequences.parquet", sequences_of(coder).assign(document=1))
+    names = [name for name, entry in FIGURES.items() if "evaluation" in entry.needs and entry.select(coders)]
+    assert len(names) >= 10
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in names:
+            draw(figure_spec(name, coders, VARIANTS), results, tmp_path / name)
 
 
 @pytest.mark.slow

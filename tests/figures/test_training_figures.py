@@ -84,7 +84,7 @@ def test_larger_models_have_a_column_each(written, tmp_path: Path, finished) -> 
     assert len(lines) >= 2 * len(MODELS) * 4
     assert all((np.diff(line) > 0).all() for line in lines)
     assert note.startswith("Skip-transcoders, layer 9.")
-    assert "± s.e.m. over 2 seeds, or one seed with its bootstrap 95% interval over sequences" in note
+    assert "± s.e.m. over 2 seeds, or one seed with its bootstrap 95% interval over documents" in note
 
 
 def test_larger_models_are_of_an_architecture_that_several_have() -> None:
