@@ -28,19 +28,28 @@ SPLIT = "evaluation"
 def load(spec: EvaluationSpec, model: Path, tokens: Path) -> tuple[PreTrainedModel, Int[Tensor, "sequences context"]]:
     """The whole model in the spec's precision, and `spec.sequences` contexts of the evaluation split.
 
-    They are evenly spread over it, so that they come from as many documents as may be. Raises UserError when the split has
-    fewer, or when the model's logits are not its vocabulary head's output alone.
+    Raises as `spread` does, and UserError when the model's logits are not its vocabulary head's output alone.
     """
-    contexts: Tensor = read_tokens(tokens, SPLIT).tokens
-    if len(contexts) < spec.sequences:
-        raise UserError(
-            f"{len(contexts)} contexts, and evaluation asks for {spec.sequences}",
-            where=f"{tokens}, split {SPLIT}",
-            fix="lower `evaluation.sequences`, or raise `corpus.splits.evaluation` and make the tokens again",
-        )
+    contexts = spread(tokens, SPLIT, spec.sequences)
     language_model: PreTrainedModel = load_model(model, resolve_dtype(spec.dtype, device()))
     check_head(language_model, contexts[:1, :PROBE], model)
-    return language_model, contexts[torch.arange(spec.sequences) * len(contexts) // spec.sequences]
+    return language_model, contexts
+
+
+def spread(tokens: Path, split: str, count: int) -> Int[Tensor, "count context"]:
+    """So many contexts of a split, evenly spread over it, so that they come from as many documents as may be.
+
+    Raises UserError when the split has fewer.
+    """
+    contexts: Tensor = read_tokens(tokens, split).tokens
+    if len(contexts) < count:
+        lower = "lower `evaluation.sequences`, or " if split == SPLIT else ""
+        raise UserError(
+            f"{len(contexts)} contexts, and evaluation asks for {count}",
+            where=f"{tokens}, split {split}",
+            fix=f"{lower}raise `corpus.splits.{split}` and make the tokens again",
+        )
+    return contexts[torch.arange(count) * len(contexts) // count]
 
 
 def batches(contexts: Int[Tensor, "sequences context"], size: int, label: str) -> Iterator[Int[Tensor, "batch context"]]:

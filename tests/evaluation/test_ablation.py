@@ -91,7 +91,8 @@ def test_bins_are_worth_what_the_whole_model_says(
     bins, members = (pd.read_parquet(tmp_path / "ablation" / f"{name}.parquet") for name in ("bins", "members"))
     table = pd.read_parquet(tmp_path / "ablation" / "sequences.parquet")
     model = load_model(tiny_model, torch.float64)
-    tokens = torch.as_tensor(read_tokens(tiny_tokens, "evaluation").tokens[:SEQUENCES]).long()
+    contexts = torch.as_tensor(read_tokens(tiny_tokens, "evaluation").tokens)
+    tokens = contexts[[number * len(contexts) // SEQUENCES for number in range(SEQUENCES)]].long()
     with capture(model, [hookpoint]) as captured, torch.inference_mode():
         model(input_ids=tokens)
     kept = captured[hookpoint][1][:, 1:].flatten(0, 1)
