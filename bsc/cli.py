@@ -152,7 +152,7 @@ STAGES: dict[str, Stage] = {
         "cross-entropy of the unspliced model", "bsc.evaluation.baseline:baseline", "EvaluationSpec", (_MODEL, _TOKENS)
     ),
     "references": Stage(
-        "cross-entropy with hooked modules put to zero, and to their mean",
+        "cross-entropy with hooked modules put to zero, to their mean, and to a linear map of their input",
         "bsc.evaluation.references:references",
         "ReferencesSpec",
         (_MODEL, _TOKENS, _BASELINE),

@@ -179,9 +179,13 @@ class EvaluationSpec(_Spec):
 
 
 class ReferencesSpec(_Spec):
-    """What coders are compared with. sites: the hookpoints that each name stands for; evaluation: at all of them."""
+    """What coders are compared with. sites: the hookpoints that each name stands for; evaluation: at all of them.
+
+    fitted_contexts: of the train split, on which linear maps are fitted.
+    """
 
     evaluation: EvaluationSpec
+    fitted_contexts: int
     sites: dict[str, list[str]]
 
 
@@ -290,6 +294,8 @@ class ExplainSpec(_Spec):
     explainer: dict[str, Any]
 
 
+FITTED_WIDTHS = 64
+"""Tokens that the linear map of a module of width d is fitted on, in d."""
 EMBEDDING = "embedding"
 """The scorer that asks nothing: it has an AUROC, and no answers and no F1."""
 RANDOM, COOCCURRING, NEAREST = "random", "cooccurring", "nearest"
@@ -602,11 +608,12 @@ class Plan:
         return _stage(self._evaluation_spec(name, []), ("bsc.evaluation.baseline",), self.tokens(name))
 
     def references(self, name: str) -> Stage:
-        """The model with each hooked module (and all, where coders are joint) replaced by zero, and by its mean output."""
+        """The model with each hooked module (and all, where coders are joint) replaced by zero, its mean and a linear map."""
         used = {coder.hookpoint for coder in self.config.coder_ids + self.joint_coders if coder.model == name}
         hooked = [hookpoint for hookpoint in self.config.models[name].hookpoints if hookpoint in used]
         sites = {site: self.hookpoints(name, site) for site in [*hooked, JOINT] if site in used}
-        spec = ReferencesSpec(evaluation=self._evaluation_spec(name, hooked), sites=sites)
+        fitted = min(self.contexts("train"), -(-FITTED_WIDTHS * self.config.models[name].width // self.context("train")))
+        spec = ReferencesSpec(evaluation=self._evaluation_spec(name, hooked), fitted_contexts=fitted, sites=sites)
         return _stage(spec, ("bsc.evaluation.references",), self.baseline(name))
 
     def hookpoints(self, name: str, hookpoint: str) -> list[str]:

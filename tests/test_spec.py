@@ -399,5 +399,7 @@ def test_references_are_made_once_a_model_and_do_not_know_the_grid(smoke: Config
     assert list(cast(ReferencesSpec, before.spec).sites) == ["layers.0.mlp", "layers.1.mlp", "joint"]
     assert of(raw["coders"][::-1]).digest == before.digest
     assert of(raw["coders"][:1]).digest == before.digest
+    train = raw["corpus"]["splits"]["train"]
+    assert cast(ReferencesSpec, before.spec).fitted_contexts == train["tokens"] // train["context"], "64 d are more than it has"
     alone = cast(ReferencesSpec, of(raw["coders"][1:]).spec)
     assert (alone.sites, alone.evaluation.hookpoints) == ({"layers.0.mlp": ["layers.0.mlp"]}, ["layers.0.mlp"])

@@ -22,8 +22,9 @@ from bsc.estimate.work import decode, encode, forward, held_memory, model_parame
 from bsc.figures.registry import FIGURES
 from bsc.paths import CoderId, layer
 from bsc.shares import shares
-from bsc.stages import EMBEDDING, AblationSpec, CoderSpec, Plan, RuntimeSpec
+from bsc.stages import EMBEDDING, AblationSpec, CoderSpec, Plan, ReferencesSpec, RuntimeSpec
 
+FLOAT64 = 8
 PROGRAM = 600_000_000
 """Bytes of a job before it holds anything (measured: Python with torch and transformers)."""
 EMBEDDER, EMBEDDED = 10_600_000, 384
@@ -182,11 +183,23 @@ class Jobs:
         return self._job("activations", seconds, 0, BFLOAT16 * model_parameters(model) + batch)
 
     def _references(self) -> Iterator[Job]:
+        """Three evaluations a site, and two passes up to the last hookpoint: for means, and for the sums of linear maps."""
         joint = {coder.model for coder in self.plan.joint_coders}
-        for name, model in self.config.models.items():
-            sites = sum(model == name for model, _ in self._hookpoints) + (name in joint)
-            seconds = 2 * sites * self._evaluated(model) + self._evaluated(model, head=False)
-            yield self._job("references", seconds, 0, self._model_memory(model))
+        for name in self._models:
+            model, spec = self.config.models[name], cast(ReferencesSpec, self.plan.references(name).spec)
+            hooked = spec.evaluation.hookpoints
+            fitted = spec.fitted_contexts * self.plan.context("train")
+            passes = (("evaluation", self.config.evaluation.sequences * self.plan.context("evaluation")), ("train", fitted))
+            layers = 1 + max(map(layer, hooked))
+            read = [
+                phase
+                for split, tokens in passes
+                for phase in forward(model, layers, tokens, self.plan.context(split), head=False)
+            ]
+            summed = Phase("float32", len(hooked) * fitted * 4 * model.width**2, 0)
+            seconds = 3 * (len(hooked) + (name in joint)) * self._evaluated(model) + self.machine.seconds(*read, summed)
+            sums = len(hooked) * 2 * FLOAT64 * model.width**2
+            yield self._job("references", seconds, 0, self._model_memory(model) + sums)
 
     def _sweeps(self) -> Iterator[Job]:
         for coder in self.plan.sweeps:
@@ -365,11 +378,11 @@ class Jobs:
     def _applied(self, spec: CoderSpec, tokens: int) -> list[Phase]:
         return [*encode(spec, tokens, training=False), *decode(spec, tokens, gpu=self.machine.gpu)]
 
-    def _evaluated(self, model: Model, *, head: bool = True) -> float:
+    def _evaluated(self, model: Model) -> float:
         """Seconds of one pass over the evaluated sequences."""
         context = self.plan.context("evaluation")
         tokens = self.config.evaluation.sequences * context
-        return self.machine.seconds(*forward(model, model.layers, tokens, context, head=head))
+        return self.machine.seconds(*forward(model, model.layers, tokens, context, head=True))
 
     def _model_memory(self, model: Model) -> int:
         """A model in bfloat16, and the logits of a sequence."""

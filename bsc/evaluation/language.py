@@ -38,21 +38,30 @@ class Contexts:
 def load(spec: EvaluationSpec, model: Path, tokens: Path) -> tuple[PreTrainedModel, Contexts]:
     """The whole model in the spec's precision, and `spec.sequences` contexts of the evaluation split.
 
-    They are evenly spread over it, so that they come from as many documents as may be. Raises UserError when the split has
-    fewer, or when the model's logits are not its vocabulary head's output alone.
+    Raises as `spread` does, and UserError when the model's logits are not its vocabulary head's output alone.
     """
-    split = read_tokens(tokens, SPLIT)
-    held = len(split.tokens)
-    if held < spec.sequences:
-        raise UserError(
-            f"{held} contexts, and evaluation asks for {spec.sequences}",
-            where=f"{tokens}, split {SPLIT}",
-            fix="lower `evaluation.sequences`, or raise `corpus.splits.evaluation` and make the tokens again",
-        )
+    contexts = spread(tokens, SPLIT, spec.sequences)
     language_model: PreTrainedModel = load_model(model, resolve_dtype(spec.dtype, device()))
-    check_head(language_model, split.tokens[:1, :PROBE], model)
-    chosen = torch.arange(spec.sequences) * held // spec.sequences
-    return language_model, Contexts(split.tokens[chosen], main_documents(split.documents[chosen]))
+    check_head(language_model, contexts.tokens[:1, :PROBE], model)
+    return language_model, contexts
+
+
+def spread(tokens: Path, split: str, count: int) -> Contexts:
+    """So many contexts of a split, evenly spread over it, so that they come from as many documents as may be.
+
+    Raises UserError when the split has fewer.
+    """
+    found = read_tokens(tokens, split)
+    held = len(found.tokens)
+    if held < count:
+        lower = "lower `evaluation.sequences`, or " if split == SPLIT else ""
+        raise UserError(
+            f"{held} contexts, and evaluation asks for {count}",
+            where=f"{tokens}, split {split}",
+            fix=f"{lower}raise `corpus.splits.{split}` and make the tokens again",
+        )
+    chosen = torch.arange(count) * held // count
+    return Contexts(found.tokens[chosen], main_documents(found.documents[chosen]))
 
 
 def main_documents(documents: Int[Tensor, "sequences context"]) -> list[int]:

@@ -2,7 +2,8 @@
 
 At position 0 of each context the module's own output is left as it is. Its massive activation is kept out of training, so a
 coder makes no claim about it, and replacing it would measure that alone. Cross-entropy keeps every predicted token; FVU, L0 and
-firing counts leave position 0 out. The same holds for zero and mean ablation, so that all rows of a table are comparable.
+firing counts leave position 0 out. The same holds for the references (zero, mean, linear map), so that all rows of a table are
+comparable.
 *Ours*: the paper's code replaces the output everywhere.
 """
 
@@ -36,6 +37,11 @@ def from_coder(coder: SparseCoder, *, bfloat16: bool) -> Reconstruct:
 def constant(value: Float[Tensor, "d"]) -> Reconstruct:
     """The same output for every token: zeros, or the module's mean."""
     return lambda x, y: (value.to(y).expand_as(y), None)
+
+
+def linear(weight: Float[Tensor, "d_in d"], bias: Float[Tensor, "d"]) -> Reconstruct:
+    """A linear map of the module's input, ŷ = x weight + bias."""
+    return lambda x, y: (torch.addmm(bias.to(y), x, weight.to(y)), None)
 
 
 def _after_first(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from bsc.coders.binarisers.registry import in_order
@@ -18,11 +19,14 @@ from bsc.figures.results import (
     BOOTSTRAP,
     BOUNDS,
     KIND,
+    LINEAR,
     SEEDS,
     evaluated_on,
     evaluations,
     interpreted,
     over_seeds,
+    reading_input,
+    references,
     scores,
     span,
     thin,
@@ -35,6 +39,7 @@ _BANDS: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("trained", "shuffled"): ("shuffled explanations", {"facecolor": "#DADADA", "edgecolor": "none"}),
     ("random", "none"): ("random coders", _HATCHED),
 }
+_LINEAR: dict[str, Any] = {"color": style.GREY, "linewidth": 0.9, "linestyle": "-."}
 
 
 @dataclass(frozen=True)
@@ -80,12 +85,14 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
     view = VIEWS[spec.name]
     table, facts = _evaluated(spec, results) if view.scorer is None else _interpreted(spec, results, view)
     points = gather(table, view)
+    linear = linear_maps(spec, results, view) if "references" in FIGURES[spec.name].needs else points.iloc[:0]
     with style.styled(spec.style):
         figure, panels = grid(points, spec.style)
         for panel, axes in panels:
-            _draw_panel(axes, panel, points, view, spec)
-        style.finish(figure, _legend(points, view, spec), " ".join([*_notes(points, view, spec), facts]), spec.style)
-        style.save(figure, points, output)
+            _draw_panel(axes, panel, points, linear, view, spec)
+        legend = [*_legend(points, view, spec), *([Line2D([], [], label="linear map", **_LINEAR)] if len(linear) else [])]
+        style.finish(figure, legend, " ".join([*_notes(points, linear, view, spec), facts]), spec.style)
+        style.save(figure, pd.concat([points, linear], ignore_index=True) if len(linear) else points, output)
 
 
 def _evaluated(spec: FigureSpec, results: Path) -> tuple[pd.DataFrame, str]:
@@ -116,8 +123,28 @@ def gather(table: pd.DataFrame, view: View) -> pd.DataFrame:
     return points
 
 
-def _draw_panel(axes: Axes, panel: Panel, points: pd.DataFrame, view: View, spec: FigureSpec) -> None:
+def linear_maps(spec: FigureSpec, results: Path, view: View) -> pd.DataFrame:
+    """What a linear map costs in the module's place: a row for each panel of coders that read its input, and no k.
+
+    `variant` is `linear`; the other columns are as of `gather`.
+    """
+    found = references(spec, results)
+    rows = []
+    for architecture, model, hookpoint in reading_input(spec):
+        here = (found["model"] == model) & (found["hookpoint"] == hookpoint) & (found["kind"] == LINEAR)
+        value, low, high = found.loc[here, [view.column, f"{view.column}_low", f"{view.column}_high"]].to_numpy()[0]
+        cell = {"model": model, "hookpoint": hookpoint, "architecture": architecture}
+        shown = {"variant": LINEAR, "control": "none", "measure": view.column, "value": value, "low": low, "high": high}
+        rows.append({**cell, **shown, "interval": view.interval})
+    return pd.DataFrame(rows)
+
+
+def _draw_panel(axes: Axes, panel: Panel, points: pd.DataFrame, linear: pd.DataFrame, view: View, spec: FigureSpec) -> None:
     here = panel.rows(points)
+    lines = panel.rows(linear) if len(linear) else linear
+    for line in lines.to_dict("records"):
+        axes.axhspan(line["low"], line["high"], color=style.GREY, alpha=0.15, linewidth=0, zorder=0.4)
+        axes.axhline(line["value"], zorder=0.7, **_LINEAR)
     ks = sorted(points["k"].unique())
     for (variant, control), (_, look) in _BANDS.items():
         _draw_band(axes, here[(here["variant"] == variant) & (here["control"] == control)], look)
@@ -135,7 +162,7 @@ def _draw_panel(axes: Axes, panel: Panel, points: pd.DataFrame, view: View, spec
     axes.grid(visible=False, axis="x")
     axes.set_xlabel("k (latents a token)" if panel.bottom else "")
     axes.set_ylabel(f"{ARCHITECTURE_NAMES[panel.architecture]}\n{view.label}" if panel.first else "")
-    axes.set_ylim(*_limits(points if view.scorer else here, view))
+    axes.set_ylim(*_limits(points if view.scorer else pd.concat([here, lines]), view))
 
 
 def _dodged(spec: FigureSpec, ks: list[int]) -> Iterator[tuple[str, float]]:
@@ -206,7 +233,7 @@ def _bands(seen: pd.DataFrame) -> list[tuple[str, dict[str, Any]]]:
     return [band for key, band in _BANDS.items() if key in there]
 
 
-def _notes(points: pd.DataFrame, view: View, spec: FigureSpec) -> Iterator[str]:
+def _notes(points: pd.DataFrame, linear: pd.DataFrame, view: View, spec: FigureSpec) -> Iterator[str]:
     """Sentences that say what is drawn, of how many seeds, and what the bars are."""
     shown = points[(points["variant"] == "trained") & (points["control"] == "none")]
     several, single = (shown[shown["interval"] == one] for one in (SEEDS, view.interval))
@@ -219,6 +246,8 @@ def _notes(points: pd.DataFrame, view: View, spec: FigureSpec) -> Iterator[str]:
     if len(single):
         who = f" ({_labels(single, spec)})" if both else ""
         yield f"One seed with its {view.interval} interval over {view.unit}{who}."
+    if len(linear):
+        yield f"Linear map: of the module's input to its output, by least squares, with its {view.interval} interval."
     if _bands(points):
         yield "Bands: from the lowest to the highest coder."
     if not set(points["variant"]) <= {"trained"}:

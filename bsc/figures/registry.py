@@ -151,13 +151,13 @@ def _first(coders: Sequence[CoderId], order: tuple[str, ...]) -> list[CoderId]:
 BOTH = "a binary and a continuous coder of one architecture, hookpoint and k"
 
 FIGURES: dict[str, Figure] = {
-    "fig1": Figure("bsc.figures.by_k", ("evaluation",), transcoders),
+    "fig1": Figure("bsc.figures.by_k", ("evaluation", "references"), transcoders),
     "fig2": Figure("bsc.figures.by_k", ("scores",), transcoders, scorer="fuzzing"),
     "fig3": Figure("bsc.figures.by_k", ("scores",), transcoders, scorer="fuzzing"),
     "fig4": Figure("bsc.figures.windows", ("scores", "explanations", "latents"), one_continuous, shows="a `topk` coder"),
     "fig5": Figure("bsc.figures.windows", ("scores", "explanations", "latents"), one_binary, shows="a `binary-topk` coder"),
-    "fig6": Figure("bsc.figures.by_k", ("evaluation",), everything),
-    "fig7": Figure("bsc.figures.by_k", ("evaluation",), everything),
+    "fig6": Figure("bsc.figures.by_k", ("evaluation", "references"), everything),
+    "fig7": Figure("bsc.figures.by_k", ("evaluation", "references"), everything),
     "fig8": Figure("bsc.figures.by_k", ("evaluation",), everything),
     "fig9": Figure("bsc.figures.training", ("training",), everything, trained=True),
     "fig10": Figure("bsc.figures.training", ("training",), everything, trained=True),

@@ -33,6 +33,9 @@ BOUNDS = ("dense_as_zero", "dense_as_one")
 MEASURES = {"f1": "F1", "auroc": "AUROC"}
 """What scores are called, by the column of `scores.parquet` that they are means of."""
 
+ABLATED, LINEAR = ("zero-ablated", "mean-ablated"), "linear"
+"""What coders are compared with: the hooked module put to zero and to its mean, and to a linear map of its input."""
+
 STATUSES = ("scored", "too_rare", "too_dense", "not_sampled")
 
 SEEDS, BOOTSTRAP, NOTHING = "s.e.m. over seeds", "bootstrap 95%", ""
@@ -74,6 +77,25 @@ def evaluations(spec: FigureSpec, results: Path, *, joint: bool = False) -> pd.D
         for coder in coders_of(spec.coders)
         if joint or coder.hookpoint != JOINT
     )
+
+
+def references(spec: FigureSpec, results: Path) -> pd.DataFrame:
+    """One row for each hookpoint and reference (`kind`): what the hooked module is worth, by the metrics of `evaluations`.
+
+    A linear map is there where the figure has coders that read the module's input, as it does; an SAE reads the output.
+    """
+    rows = []
+    for model, hookpoint in sorted({(block["model"], block["hookpoint"]) for block in spec.coders}):
+        found = read_json(results / paths.REFERENCES.format(model=model) / "metrics.json")[hookpoint]
+        kinds = (*ABLATED, LINEAR) if any(cell[1:] == (model, hookpoint) for cell in reading_input(spec)) else ABLATED
+        rows += [{"kind": kind, "model": model, "hookpoint": hookpoint, **measured(found[kind])} for kind in kinds]
+    return pd.DataFrame(rows)
+
+
+def reading_input(spec: FigureSpec) -> list[tuple[str, str, str]]:
+    """Each (architecture, model, hookpoint) of a figure whose coders read the module's input: all but the SAEs'."""
+    blocks = [block for block in spec.coders if block["architecture"] != "sae"]
+    return sorted({(block["architecture"], block["model"], block["hookpoint"]) for block in blocks})
 
 
 def variants(coder: CoderId, spec: FigureSpec) -> list[str]:

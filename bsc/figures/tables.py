@@ -7,17 +7,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bsc import paths
 from bsc.coders.binarisers.registry import rank
 from bsc.figures import latex
 from bsc.figures.panels import ARCHITECTURE_NAMES, place, sites
-from bsc.figures.results import BOUNDS, KEYS, KIND, METRICS, SCORES, STATUSES, evaluations, measured, scores
+from bsc.figures.results import (
+    ABLATED,
+    BOUNDS,
+    KEYS,
+    KIND,
+    LINEAR,
+    METRICS,
+    SCORES,
+    STATUSES,
+    evaluations,
+    references,
+    scores,
+)
 from bsc.figures.style import write_csv
-from bsc.io import read_json, write_text
+from bsc.io import write_text
 from bsc.paths import ARCHITECTURES
 from bsc.stages import FigureSpec, measure_of
-
-ABLATED = ("zero-ablated", "mean-ablated")
 
 SHOWN = (
     ("ce_increase", "CE incr.", 1, 3),
@@ -36,18 +45,19 @@ SHOWN = (
 _CAPTION = (
     r"Coders spliced into the model: means over seeds, with the standard error of the mean in units of the last digit where "
     r"there are several. CE increase in nats a token; $>$10\%: share of the latents that fire on over 10\% of tokens; "
-    r"detection, fuzzing: F1, mean of the scored latents; weighted: fuzzing F1 by firing frequency."
+    r"detection, fuzzing: F1, mean of the scored latents; weighted: fuzzing F1 by firing frequency. "
+    r"Last: the hooked module put to zero, to its mean and, where coders read its input, to a linear map of that."
 )
 _EMBEDDING = r" embedding: AUROC of explanations' cosine similarity to windows, mean of the scored latents."
 
 
 def draw(spec: FigureSpec, results: Path, output: Path) -> None:
     """Write `coders`, `table1` or `table2`, whichever `spec.name` says."""
-    coders, references = every_coder(spec, results), ablations(spec, results)
+    coders, compared = every_coder(spec, results), references(spec, results)
     if spec.name == "coders":
-        write_csv(pd.concat([coders.assign(kind="coder"), references], ignore_index=True)[_columns(coders)], output)
+        write_csv(pd.concat([coders.assign(kind="coder"), compared], ignore_index=True)[_columns(coders)], output)
         return
-    means = over_seeds(coders, references)
+    means = over_seeds(coders, compared)
     write_csv(means, output)
     write_text(output.with_name(output.name + ".tex"), as_latex(means, spec))
 
@@ -93,19 +103,11 @@ def _score_columns(found: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
             yield f"{variant}{count}", found[count]
 
 
-def ablations(spec: FigureSpec, results: Path) -> pd.DataFrame:
-    """Two rows a hookpoint (`kind`: zero-ablated, mean-ablated): what the hooked module is worth, by the same metrics."""
-    rows = []
-    for model, hookpoint in sorted({(block["model"], block["hookpoint"]) for block in spec.coders}):
-        found = read_json(results / paths.REFERENCES.format(model=model) / "metrics.json")[hookpoint]
-        rows += [{"kind": kind, "model": model, "hookpoint": hookpoint, **measured(found[kind])} for kind in ABLATED]
-    return pd.DataFrame(rows)
-
-
-def over_seeds(coders: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
+def over_seeds(coders: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
     """One row a kind of coder: `seeds`, and the mean and standard error (`_sem`, NaN for one seed) of all metrics and scores.
 
-    `variance_left_out` is of the text, not of the coder, and has no error. The references follow, without seeds or errors.
+    `variance_left_out` is of the text, not of the coder, and has no error. The references, `compared`, follow without seeds or
+    errors.
     """
     values = [*METRICS, *(name for name in map(str, coders) if name.endswith(SCORES))]
     grouped = coders.groupby(KIND, sort=True)
@@ -114,7 +116,7 @@ def over_seeds(coders: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
     for name in values:
         means[name] = grouped[name].mean()
         means[f"{name}_sem"] = grouped[name].std(ddof=1) / np.sqrt(grouped[name].count())
-    return pd.concat([means.reset_index().assign(kind="coder"), references], ignore_index=True)[["kind", *KIND, *means]]
+    return pd.concat([means.reset_index().assign(kind="coder"), compared], ignore_index=True)[["kind", *KIND, *means]]
 
 
 def as_latex(means: pd.DataFrame, spec: FigureSpec) -> str:
@@ -132,7 +134,7 @@ def as_latex(means: pd.DataFrame, spec: FigureSpec) -> str:
 
 def _order(row: dict[Any, Any]) -> tuple[Any, ...]:
     if row["kind"] != "coder":
-        return (1, ABLATED.index(row["kind"]))
+        return (1, (*ABLATED, LINEAR).index(row["kind"]))
     return (0, ARCHITECTURES.index(row["architecture"]), rank(row["binariser"]), int(row["k"]))
 
 

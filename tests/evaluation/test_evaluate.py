@@ -11,7 +11,7 @@ from bsc.evaluation import language
 from bsc.evaluation.baseline import baseline
 from bsc.evaluation.evaluate import evaluate
 from bsc.evaluation.language import load, main_documents, score_sequences
-from bsc.evaluation.references import references
+from bsc.evaluation.references import LeastSquares, references
 from bsc.evaluation.replacement import Recorder
 from bsc.evaluation.spliced import OF_ONE_HOOKPOINT, measure
 from bsc.io import read_json
@@ -20,7 +20,7 @@ from bsc.models.load import load_model
 from bsc.stages import CoderSpec, EvaluationSpec, ReferencesSpec
 
 HOOKPOINTS = ["layers.0.mlp", "layers.2.mlp"]
-SEQUENCES = 20
+SEQUENCES, FITTED = 20, 12
 LATENTS, K = 48, 4
 
 
@@ -30,7 +30,7 @@ def evaluation_spec(hookpoints, **changes):
 
 
 def references_spec(sites, **changes):
-    return ReferencesSpec(evaluation=evaluation_spec(HOOKPOINTS, **changes), sites=sites)
+    return ReferencesSpec(evaluation=evaluation_spec(HOOKPOINTS, **changes), fitted_contexts=FITTED, sites=sites)
 
 
 def coder_spec(architecture, width=32):
@@ -89,8 +89,9 @@ def scores(reference, replacements):
     return -right.log().mean().item(), accuracy.item()
 
 
-def through(reference, hookpoint):
-    model, tokens = reference
+def through(reference, hookpoint, tokens=None):
+    model, evaluated = reference
+    tokens = evaluated if tokens is None else tokens
     with capture(model, [hookpoint]) as captured, torch.inference_mode():
         model(input_ids=tokens)
     return captured[hookpoint]
@@ -200,7 +201,67 @@ def test_references(tiny_model, tiny_tokens, tmp_path, reference, unspliced):
     zero = (y.square().mean() / y.var(dim=0, correction=0).mean()).item()
     assert metrics["zero-ablated"]["fvu"]["value"] == pytest.approx(zero, rel=1e-5)
     table = pd.read_parquet(tmp_path / "sequences.parquet")
-    assert table["reference"].value_counts().to_dict() == {"zero-ablated": SEQUENCES, "mean-ablated": SEQUENCES}
+    assert table["reference"].value_counts().to_dict() == dict.fromkeys(("zero-ablated", "mean-ablated", "linear"), SEQUENCES)
+
+
+def fitted_by_numpy(reference, hookpoint, tokens):
+    """A linear map of the tokens of these contexts but the first of each, by numpy's least squares in float64."""
+    x, y = (side[:, 1:].flatten(0, 1).numpy() for side in through(reference, hookpoint, torch.as_tensor(tokens).long()))
+    solution, *_ = np.linalg.lstsq(np.column_stack([x, np.ones(len(x))]), y, rcond=None)
+    return torch.as_tensor(solution[:-1]), torch.as_tensor(solution[-1])
+
+
+def test_a_linear_map_is_fitted_on_the_train_split_and_measured_on_the_other(
+    tiny_model, tiny_tokens, tmp_path, reference, unspliced
+):
+    sites = {**{hookpoint: [hookpoint] for hookpoint in HOOKPOINTS}, "joint": HOOKPOINTS}
+    references(references_spec(sites), tiny_model, tiny_tokens, unspliced, tmp_path)
+    found = read_json(tmp_path / "metrics.json")
+    fits = {split: read_tokens(tiny_tokens, split).tokens[: 2 * FITTED : 2] for split in ("train", "evaluation")}
+    maps = {
+        split: {hookpoint: fitted_by_numpy(reference, hookpoint, tokens) for hookpoint in HOOKPOINTS}
+        for split, tokens in fits.items()
+    }
+    replacements = {
+        hookpoint: but_position_0(lambda x, y, weight=weight, bias=bias: x @ weight + bias)
+        for hookpoint, (weight, bias) in maps["train"].items()
+    }
+    for site, hookpoints in sites.items():
+        ce, accuracy = scores(reference, {hookpoint: replacements[hookpoint] for hookpoint in hookpoints})
+        assert found[site]["linear"]["ce"] == pytest.approx(ce, rel=1e-5)
+        assert found[site]["linear"]["accuracy"] == pytest.approx(accuracy, abs=0.01)
+    x, y = (side[:, 1:].flatten(0, 1).clone() for side in through(reference, HOOKPOINTS[0]))
+    fvu = {}
+    for split in maps:
+        weight, bias = maps[split][HOOKPOINTS[0]]
+        fvu[split] = ((x @ weight + bias - y).square().mean() / y.var(dim=0, correction=0).mean()).item()
+    assert found[HOOKPOINTS[0]]["linear"]["fvu"]["value"] == pytest.approx(fvu["train"], rel=1e-4)
+    assert abs(fvu["evaluation"] - fvu["train"]) > 0.05
+    assert found["joint"]["linear"]["fvu"] is None
+
+
+@pytest.mark.parametrize("rows", [200, 20])
+def test_least_squares_are_numpys_also_where_inputs_do_not_span_their_space(rows):
+    """Two dimensions are the sum of others, one is constant; 20 rows are fewer than the 24 dimensions."""
+    x, weight = torch.randn(rows, 24, generator=torch.Generator().manual_seed(0)), torch.eye(24)[:, :7] - 0.1
+    x[:, 3], x[:, 4], x[:, 5] = x[:, 0] + x[:, 1], x[:, 1] - x[:, 2], 2.0
+    y = torch.tanh(x @ weight) + 3
+    fit = LeastSquares()
+    for some_x, some_y in zip(x.split(7), y.split(7), strict=True):
+        fit.add(some_x, some_y)
+    found, bias = fit.solve()
+    centred = x.double() - x.double().mean(dim=0)
+    wanted, *_ = np.linalg.lstsq(centred.numpy(), (y.double() - y.double().mean(dim=0)).numpy(), rcond=1e-6)
+    assert found.numpy() == pytest.approx(wanted, abs=1e-7)
+    assert (x.double() @ found + bias).mean(dim=0).numpy() == pytest.approx(y.double().mean(dim=0).numpy())
+
+
+def test_a_fit_asks_for_no_more_of_the_train_split_than_there_is(tiny_model, tiny_tokens, tmp_path, unspliced):
+    spec = references_spec({"joint": HOOKPOINTS}).model_copy(update={"fitted_contexts": 25})
+    with pytest.raises(UserError, match=r"24 contexts, and evaluation asks for 25") as raised:
+        references(spec, tiny_model, tiny_tokens, unspliced, tmp_path)
+    assert "split train" in str(raised.value)
+    assert "evaluation.sequences" not in str(raised.value)
 
 
 def test_references_at_every_hookpoint(tiny_model, tiny_tokens, tmp_path, reference, unspliced):
@@ -211,7 +272,7 @@ def test_references_at_every_hookpoint(tiny_model, tiny_tokens, tmp_path, refere
     references(references_spec({HOOKPOINTS[1]: HOOKPOINTS[1:]}), tiny_model, tiny_tokens, unspliced, tmp_path / "alone")
     assert found[HOOKPOINTS[1]] == read_json(tmp_path / "alone" / "metrics.json")[HOOKPOINTS[1]]
     table = pd.read_parquet(tmp_path / "sequences.parquet")
-    assert table.groupby(["site", "reference"]).size().tolist() == [SEQUENCES] * 2 * len(sites)
+    assert table.groupby(["site", "reference"]).size().tolist() == [SEQUENCES] * 3 * len(sites)
     metrics = found["joint"]
     zero = but_position_0(lambda x, y: torch.zeros_like(y))
     assert metrics["zero-ablated"]["ce"] == pytest.approx(scores(reference, dict.fromkeys(HOOKPOINTS, zero))[0], rel=1e-5)

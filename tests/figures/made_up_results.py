@@ -15,6 +15,7 @@ from bsc.autointerp.score import score
 from bsc.coders.binarisers.registry import REGISTRY, in_order, kind_of
 from bsc.config import Figures
 from bsc.figures.registry import FIGURES
+from bsc.figures.results import ABLATED, LINEAR
 from bsc.io import write_json, write_manifest, write_parquet, write_tensors, write_text
 from bsc.paths import JOINT, NGRAM, VARIANTS, CoderId
 from bsc.stages import ExplainSpec, FigureSpec, ScoreSpec, WindowsSpec, coder_blocks
@@ -228,7 +229,7 @@ def write_results(
         write_json(results / coder.at(paths.EVALUATION) / "metrics.json", metrics_of(coder))
         found = metrics_of(coder) | {"l0": None, "ce_increase": band(1.0, 0.1)}
         sites = ablated.setdefault(coder.model, {})
-        sites[coder.hookpoint] = {"zero-ablated": found, "mean-ablated": found}
+        sites[coder.hookpoint] = dict.fromkeys((*ABLATED, LINEAR), found)
         write_json(results / paths.REFERENCES.format(model=coder.model) / "metrics.json", sites)
         if coder.hookpoint == JOINT:
             continue

@@ -9,7 +9,7 @@ from PIL import Image
 
 from bsc.figures.draw import draw
 from bsc.io import read_json, write_json
-from bsc.paths import EVALUATION, SCORES
+from bsc.paths import EVALUATION, REFERENCES, SCORES
 
 pytestmark = pytest.mark.slow
 
@@ -58,6 +58,29 @@ def test_one_seed_gives_its_own_bootstrap_interval(written, tmp_path: Path) -> N
     assert shown[["value", "low", "high"]].tolist() == pytest.approx([fvu["value"], fvu["low"], fvu["high"]], rel=1e-7)
 
 
+@pytest.mark.parametrize(("name", "column"), [("fig1", "ce_increase"), ("fig6", "accuracy_decrease"), ("fig7", "fvu")])
+def test_a_linear_map_is_drawn_where_coders_read_the_input(name: str, column: str, written, tmp_path: Path, finished) -> None:
+    coders = grid(architectures=("sae", "skip-transcoder"))
+    results = written(coders)
+    table = drawn(name, coders, results, tmp_path)
+    linear = read_json(results / REFERENCES.format(model=coders[0].model) / "metrics.json")["layers.9.mlp"]["linear"][column]
+    shown = row(table, variant="linear")
+    assert shown["architecture"] == "skip-transcoder"
+    assert shown[["value", "low", "high"]].tolist() == pytest.approx(list(linear.values()), rel=1e-7)
+    assert np.isnan(shown["k"])
+    (figure, note), *_ = finished
+    assert "Linear map:" in note
+    low, high = figure.axes[-1].get_ylim()
+    assert low <= linear["low"] < linear["high"] < high
+
+
+def test_figures_of_saes_have_no_linear_map(written, tmp_path: Path, finished) -> None:
+    coders = grid(architectures=("sae",))
+    table = drawn("fig7", coders, written(coders), tmp_path)
+    assert set(table["variant"]) == {"trained"}
+    assert "Linear map" not in finished[0][1]
+
+
 def test_controls_are_there_with_their_range_over_coders(written, tmp_path: Path) -> None:
     coders = grid()
     table = drawn("fig2", coders, written(coders, VARIANTS), tmp_path, VARIANTS)
@@ -83,7 +106,7 @@ def test_weighted_scores_come_with_the_bounds_of_the_too_dense(written, tmp_path
 def test_one_k_and_one_seed_are_drawn(name: str, written, tmp_path: Path) -> None:
     coders = grid(ks=(16,), seeds=(3,))
     table = drawn(name, coders, written(coders), tmp_path)
-    assert (table["seeds"] == 1).all()
+    assert (table.loc[table["variant"] != "linear", "seeds"] == 1).all()
 
 
 def test_no_scored_latent_draws_an_empty_panel(written, tmp_path: Path) -> None:
@@ -110,7 +133,7 @@ def test_a_grid_of_layers_and_architectures_has_a_row_and_a_column_each(written,
     coders = grid(hookpoints, ("topk",), seeds=(1,), architectures=("sae", "transcoder"))
     results = written(coders)
     table = drawn("fig7", coders, results, tmp_path, dpi=50, column_inches=3.0)
-    assert len(table) == 3 * 2 * 2
+    assert len(table) == 3 * 2 * 2 + 3, "and a linear map for the transcoders of each layer"
     with Image.open(tmp_path / "fig7.png") as image:
         assert image.width == round(50 * (2 * 3.0 + 0.2))
 

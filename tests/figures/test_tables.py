@@ -59,8 +59,14 @@ def test_references_are_rows_of_their_own(coders, written, tmp_path: Path) -> No
     table = table_of("coders", coders, written(coders, VARIANTS), tmp_path)
     kinds = table.groupby("hookpoint")["kind"].value_counts()
     for hookpoint in ("layers.9.mlp", JOINT):
-        assert kinds[hookpoint, "zero-ablated"] == kinds[hookpoint, "mean-ablated"] == 1
+        assert kinds[hookpoint, "zero-ablated"] == kinds[hookpoint, "mean-ablated"] == kinds[hookpoint, "linear"] == 1
     assert table.loc[table["kind"] == "zero-ablated", "binariser"].isna().all()
+
+
+def test_saes_have_no_linear_reference(written, tmp_path: Path) -> None:
+    coders = grid(architectures=("sae",)) + grid(("layers.3.mlp",), architectures=("sae", "transcoder"))
+    table = table_of("coders", coders, written(coders, VARIANTS), tmp_path)
+    assert table.loc[table["kind"] == "linear", "hookpoint"].tolist() == ["layers.3.mlp"]
 
 
 def test_table1_is_means_over_seeds(coders, written, tmp_path: Path) -> None:
@@ -83,7 +89,7 @@ def test_latex_rows_have_all_cells_and_nothing_unescaped(coders, written, tmp_pa
     text = (tmp_path / "table1.tex").read_text()
     columns = len(re.search(r"\\begin\{longtable\}\{(l*r*)\}", text)[1])
     rows = [line for line in text.splitlines() if " & " in line]
-    assert len(rows) == 2 + 8 + 8 + 4
+    assert len(rows) == 2 + 8 + 8 + 2 * 3
     assert {line.count("&") + 1 for line in rows} == {columns}
     assert text.count("{") == text.count("}")
     assert re.search(r"(?<!\\)_", text.replace("$L_0$", "")) is None

@@ -24,11 +24,12 @@ rule baseline:
 
 
 rule references:
-    """Cross-entropy with each hooked module put to zero, and to its mean, once a model."""
+    """Cross-entropy with each hooked module put to zero, to its mean, and to a linear map of its input, once a model."""
     input:
         model=at(paths.MODEL, file="manifest.json"),
         baseline=at(paths.BASELINE, file="metrics.json"),
         tokens=at(paths.TOKENS, file="evaluation.safetensors"),
+        fitted=at(paths.TOKENS, file="train.safetensors"),
     output:
         [at(paths.REFERENCES, file=file) for file in ("metrics.json", "sequences.parquet")],
     log:
