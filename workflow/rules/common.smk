@@ -34,6 +34,7 @@ except UserError as error:
 
 results = plan.config.results
 grid = frozenset(plan.config.coder_ids)
+evaluated = grid.union(plan.joint_coders)
 streamed, in_cohorts = is_streamed(plan.config), plan.config.in_cohorts
 
 
@@ -76,7 +77,7 @@ def coder_of(wildcards, among=grid):
 
 def evaluated_of(wildcards):
     """The coder, or the coders at all of a model's hookpoints, that an evaluation's wildcards name."""
-    return coder_of(wildcards, grid.union(plan.joint_coders))
+    return coder_of(wildcards, evaluated)
 
 
 def choice_of(wildcards):

@@ -98,7 +98,7 @@ def residual(
     """What is left, r = y - bias - skip - Σ_s values[t, s] · rows[indices[t, s]], |r[t]|², and ⟨r[t], rows[indices[t, s]]⟩."""
     (tokens, selected), width = indices.shape, rows.shape[1]
     found = rows.new_empty(tokens, width), rows.new_empty(tokens), rows.new_empty(tokens, selected)
-    inputs = (None if one is None else one.contiguous() for one in (indices, values, rows, y, bias, skip))
+    inputs = map(contiguous, (indices, values, rows, y, bias, skip))
     call("bsc_residual", *inputs, tokens, selected, width, _threads(), *found)
     return found
 
@@ -124,7 +124,7 @@ def top_k(
     selected = torch.empty(len(p), k, dtype=torch.int64)
     p = p if p.stride(1) == 1 else p.contiguous()  # a slice of the latents is read where it lies
     at = ctypes.c_void_p(p.data_ptr())
-    call(f"bsc_top_k_{_suffix(p)}", at, _contiguous(minus), *p.shape, p.stride(0), k, _threads(), selected)
+    call(f"bsc_top_k_{_suffix(p)}", at, contiguous(minus), *p.shape, p.stride(0), k, _threads(), selected)
     return selected
 
 
@@ -134,7 +134,7 @@ def winners(
     """The index of the largest `p - minus` of each of `groups` contiguous groups; of equal values the lowest index wins."""
     selected = torch.empty(len(p), groups, dtype=torch.int64)
     shape = len(p), groups, p.shape[1] // groups
-    call(f"bsc_winners_{_suffix(p)}", p.contiguous(), _contiguous(minus), *shape, _threads(), selected)
+    call(f"bsc_winners_{_suffix(p)}", p.contiguous(), contiguous(minus), *shape, _threads(), selected)
     return selected
 
 
@@ -205,5 +205,6 @@ def _suffix(p: Tensor) -> str:
     return str(p.dtype).removeprefix("torch.")
 
 
-def _contiguous(minus: Tensor | None) -> Tensor | None:
-    return None if minus is None else minus.contiguous()
+def contiguous(tensor: Tensor | None) -> Tensor | None:
+    """A tensor, if there is one, as `call` takes it."""
+    return None if tensor is None else tensor.contiguous()

@@ -89,7 +89,7 @@ def _screen(x: Tensor, W: Tensor, b: Tensor, minus: Tensor | None, selected: int
     stretch = (_spread(x - mean) / _spread(W[::_SAMPLED_ROWS])).sqrt()
     shape = len(x), selected
     found = Screened(x.new_empty(shape, dtype=torch.int64), x.new_empty(shape), x.new_empty(len(x), dtype=torch.bool))
-    inputs = (None if tensor is None else tensor.contiguous() for tensor in (x, W, b, minus, mean, stretch))
+    inputs = map(native.contiguous, (x, W, b, minus, mean, stretch))
     sizes = len(x), len(W), x.shape[1], selected, groups, torch.get_num_threads()
     return found if native.call("bsc_screen", *inputs, *sizes, *found) else None
 
