@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from .launch import KEEP
 from .settings import ExecutorSettings
 
 FOREVER_MINUTES = 60 * 24 * 365
@@ -40,6 +41,7 @@ def parameters(rule: str, threads: int, resources: Resources, settings: Executor
             "resource mpi: MPI jobs are not supported by this plugin; use snakemake-executor-plugin-slurm for them"
         )
     minutes = _minutes(resources, settings)
+    setup = [KEEP, *setup] if settings.cluster == "slurm" else setup
     asked = {
         "name": re.sub(r"[^\w.-]", "_", rule),
         "timeout_min": minutes,

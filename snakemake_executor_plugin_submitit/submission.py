@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import launch
 from .backends import Backend
 from .ledger import Ledger
 from .settings import ExecutorSettings
@@ -27,6 +28,12 @@ BUSY = (
     "Zero Bytes were transmitted",
     "Resource temporarily unavailable",
     "Transport endpoint is not connected",
+)
+
+
+# In place of the batch script's shell, so that Slurm's signal to it reaches Python. The shell's trap ends here.
+PYTHON = (
+    f"trap '' {launch.SAVE.name.removeprefix('SIG')}; exec {shlex.quote(sys.executable)} -I -S {shlex.quote(launch.__file__)}"
 )
 
 
@@ -88,7 +95,7 @@ class Submitter:
         executor = submitit.AutoExecutor(
             folder=folder,
             cluster=self.settings.cluster,
-            slurm_python=f"exec {shlex.quote(sys.executable)}",  # so that Slurm's signal to the batch script reaches Python
+            slurm_python=PYTHON,
             slurm_max_num_timeout=self.settings.requeues,
             local_max_num_timeout=self.settings.requeues,
         )

@@ -5,18 +5,21 @@ submitit unpickles a `Task` and calls it; no other module of this package is imp
 - SIGUSR2, ahead of the job's end (`--signal=B:USR2@N`), is handled by submitit, which calls `checkpoint`. The command is
   started with SIGUSR2 ignored, so that Snakemake and shells live on; a program that saves its state on SIGUSR2 installs a
   handler, saves, and exits with a code other than 0. Then submitit requeues the job. A program that knows nothing of the signal
-  goes on to its end.
+  goes on to its end. Slurm sends it up to a minute early, to a short job perhaps while it starts: one that comes during the
+  job's setup or the imports is kept (see `launch`), and it is passed on once a program has its handler.
 - SIGTERM comes from scancel, from preemption and at the end of the time limit. Some clusters send it to all of a job's
   processes, some to this one alone: it is passed on where need be (not twice, for Snakemake may hang on a second one), and what
   the command started is waited for.
 """
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import threading
 import time
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -24,10 +27,11 @@ from types import FrameType
 from submitit import JobEnvironment
 from submitit.core.utils import DelayedSubmission, UncompletedJobError
 
+from .launch import EARLY, SAVE
 from .record import ExitRecord, record_path, write_record
 
-SAVE = signal.SIGUSR2
-GROUP_POLL_SECONDS = 0.1
+POLL_SECONDS = 0.1
+HANDLER_POLL_SECONDS = 0.5
 INTERRUPT_SECONDS = 0.5
 
 
@@ -37,7 +41,7 @@ class Task:
     def __init__(self, command: str, token: str, folder: Path, *, passes_on: bool = True) -> None:
         self.command, self.token, self.folder, self.passes_on = command, token, folder, passes_on
         self._pid = 0  # of the command's shell, which leads a process group; 0 before it starts
-        self._status: int | None = None
+        self._waited = deque([(0, 0)], maxlen=1)  # waitpid's last answer: process and status, 0 and 0 while the command runs
         self._warned_by: str | None = None
 
     def __call__(self) -> int:
@@ -45,8 +49,9 @@ class Task:
         path = record_path(self.folder, JobEnvironment().job_id)
         path.unlink(missing_ok=True)
         begun = time.monotonic()
+        early = bool(os.environ.pop(EARLY, ""))
         self._start()
-        outcome = self._outcome()
+        outcome = self._outcome(early)
         record = self._record(outcome, time.monotonic() - begun)
         write_record(path, record)
         if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
@@ -59,6 +64,8 @@ class Task:
         None, for no requeue, if the command got done, or if it was still there when its time was up or the job was cancelled.
         """
         self._warned_by = SAVE.name
+        while self._pid and self._runs() and not self._catches(SAVE):
+            time.sleep(HANDLER_POLL_SECONDS)
         self._pass_on(SAVE)
         if self._pid and (self._wait() == 0 or self._warned_by != SAVE.name):
             return None
@@ -71,32 +78,57 @@ class Task:
         # A group of its own: signals reach the command and what it started, and not this process. The shell outlives SIGTERM,
         # lest what it started become an orphan that a cluster without cgroups never finds again.
         shell = ["/bin/sh", "-c", f"trap '' {SAVE.name.removeprefix('SIG')}\ntrap : TERM\n{self.command}"]
-        self._pid = os.posix_spawn(shell[0], shell, os.environ, setpgroup=0, setsigdef=[signal.SIGPIPE])
+        self._pid = os.posix_spawn(shell[0], shell, os.environ, setpgroup=0, setsigmask=[], setsigdef=[signal.SIGPIPE])
 
-    def _outcome(self) -> int:
-        """The command's exit code, negative if a signal ended it. submitit's handler for SIGUSR2 may run inside."""
+    def _outcome(self, early: bool) -> int:
+        """The command's exit code, negative if a signal ended it. submitit's handler for SIGUSR2 may run inside.
+
+        early: whether SIGUSR2 came before Python.
+        """
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {SAVE})
+            if early:
+                os.kill(os.getpid(), SAVE)
             self._wait()
         except (UncompletedJobError, subprocess.SubprocessError, OSError) as error:
-            print(
-                f"not requeued: {error}", flush=True
-            )  # raised through the wait by submitit: done, out of requeues, or refused
+            # raised by submitit, from its handler: done, out of requeues, or refused
+            print(f"not requeued: {error}", flush=True)
         outcome = self._wait()
         if threading.current_thread() is threading.main_thread():
             signal.signal(SAVE, signal.SIG_IGN)
         return outcome
 
     def _wait(self) -> int:
-        """Wait for the command, and after a signal for all it started too; safe to call inside itself, from a handler."""
-        assert self._pid is not None
-        while self._status is None:
-            try:
-                self._status = os.waitpid(self._pid, 0)[1]
-            except ChildProcessError:
-                continue  # the handler's wait, inside this one, was the one that saw the end
-        while self._warned_by and self._group_lives():
-            time.sleep(GROUP_POLL_SECONDS)
-        return os.waitstatus_to_exitcode(self._status)
+        """Wait for the command, and after a signal for all it started too; safe to call inside itself, from a handler.
+
+        It asks again and again: a signal that another thread of the process took (numpy brings some) does not end a call that
+        blocks, and Python would run its handler only after that.
+        """
+        while self._runs() or (self._warned_by and self._group_lives()):
+            time.sleep(POLL_SECONDS)
+        return os.waitstatus_to_exitcode(self._waited[0][1])
+
+    def _runs(self) -> bool:
+        """Whether the command, which was started, is not over."""
+        if self._waited[0] == (0, 0):
+            # In one call, without a gap for a handler between the child's end and the note of it. The handler's wait may have
+            # seen the end meanwhile.
+            with suppress(ChildProcessError):
+                self._waited.extend(map(os.waitpid, [self._pid], [os.WNOHANG]))
+        return self._waited[0] == (0, 0)
+
+    def _catches(self, number: signal.Signals) -> bool:
+        """Whether a process of the command's group has a handler for the signal; true where there is no /proc to tell."""
+        if not Path("/proc/self/stat").exists():
+            return True
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it has ended
+                if int((process / "stat").read_text().rpartition(")")[2].split()[2]) != self._pid:
+                    continue
+                caught = re.search(r"^SigCgt:\s*([0-9a-f]+)$", (process / "status").read_text(), re.MULTILINE)
+                if caught and int(caught[1], 16) >> (number - 1) & 1:
+                    return True
+        return False
 
     def _group_lives(self) -> bool:
         try:

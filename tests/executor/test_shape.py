@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from snakemake_executor_plugin_submitit.launch import KEEP
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
 from snakemake_executor_plugin_submitit.shape import RESERVED, ShapeError, extra_options, parameters, shape
 
@@ -42,7 +43,7 @@ def test_resources_become_parameters(resources: dict[str, Any], expected: dict[s
 
 def test_what_is_not_asked_for_is_not_passed() -> None:
     given_ = asked()
-    assert not {"mem_gb", "gpus_per_node", "slurm_gres", "slurm_partition", "slurm_qos", "slurm_setup"} & given_.keys()
+    assert not {"mem_gb", "gpus_per_node", "slurm_gres", "slurm_partition", "slurm_qos"} & given_.keys()
 
 
 def test_the_signal_comes_at_half_time_of_short_jobs() -> None:
@@ -72,7 +73,7 @@ def test_only_slurm_needs_a_runtime() -> None:
 
 
 def test_setup_lines_go_to_the_cluster_in_use() -> None:
-    assert parameters("r", 1, {"runtime": 1}, SLURM, ["module load x"])["slurm_setup"] == ["module load x"]
+    assert parameters("r", 1, {"runtime": 1}, SLURM, ["module load x"])["slurm_setup"] == [KEEP, "module load x"]
     local = parameters("r", 1, {"runtime": 1}, ExecutorSettings(cluster="local"), ["module load x"])
     assert local["local_setup"] == ["module load x"]
 

@@ -1,5 +1,6 @@
 """The part that runs on the node, through submitit's local backend."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 import submitit
 
+from snakemake_executor_plugin_submitit import launch
+from snakemake_executor_plugin_submitit.launch import EARLY
 from snakemake_executor_plugin_submitit.record import ExitRecord, read_record, record_path
 from snakemake_executor_plugin_submitit.task import Task
 
@@ -85,6 +88,85 @@ def test_a_program_that_saves_is_put_back_and_goes_on(tmp_path: Path) -> None:
     assert (tmp_path / "state").read_text() == "SIGUSR2"
     assert (tmp_path / "finished").exists()
     assert (record.exit_code, record.warned_by) == (0, None)  # of the second go
+
+
+def test_a_signal_that_another_thread_takes_is_heeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two signals in a row, as SIGCONT and SIGUSR2 from Slurm, Linux may hand the second to a thread of numpy's."""
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    (tmp_path / "saver.py").write_text(SAVER)
+    job = submit(tmp_path, f"{sys.executable} saver.py && touch finished")
+    wait_for((tmp_path / "ready").exists)
+    process = process_of(job)
+    other = max(int(thread.name) for thread in Path(f"/proc/{process}/task").iterdir())
+    assert other != process
+    assert ctypes.CDLL(None).tgkill(process, other, signal.SIGUSR2) == 0
+    wait_for((tmp_path / "state").exists)
+    assert record_of(job).exit_code == 0
+    assert (tmp_path / "finished").exists()
+
+
+def test_a_signal_at_the_very_end_of_the_command_hangs_nothing(tmp_path: Path) -> None:
+    """The handler's turn comes right after the call that saw the command's end."""
+    program = """
+import sys
+from pathlib import Path
+from snakemake_executor_plugin_submitit.task import Task
+
+def handler(frame, event, called):
+    if event == "c_return" and not Path(f"/proc/{task._pid}").exists():
+        sys.setprofile(None)
+        print("put back:", task.checkpoint() is not None)
+
+task = Task("exit 0", "token", Path())
+task._start()
+sys.setprofile(handler)
+print("exit code:", task._wait())
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20, cwd=tmp_path, check=True)
+    assert ran.stdout == "put back: False\nexit code: 0\n"
+
+
+def test_a_signal_waits_for_a_program_that_is_still_starting(tmp_path: Path) -> None:
+    (tmp_path / "saver.py").write_text(SAVER.replace("state = ", "pathlib.Path('starting').touch(); time.sleep(2); state = "))
+    job = submit(tmp_path, f"{sys.executable} saver.py && touch finished")
+    wait_for((tmp_path / "starting").exists)
+    os.kill(process_of(job), signal.SIGUSR2)
+    record = record_of(job)
+    assert (tmp_path / "state").read_text() == "SIGUSR2"
+    assert (tmp_path / "finished").exists()
+    assert (record.exit_code, record.warned_by) == (0, None)
+
+
+def test_a_signal_in_the_batch_script_is_as_one_that_comes_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "saver.py").write_text(SAVER)
+    monkeypatch.setenv(EARLY, "1")
+    job = submit(tmp_path, f"echo ${EARLY} >> early; {sys.executable} saver.py && touch finished")
+    wait_for((tmp_path / "state").exists)
+    job.cancel()  # the local backend starts it anew with the same environment, and it would save for ever
+    assert (tmp_path / "state").read_text() == "SIGUSR2"
+    assert set((tmp_path / "early").read_text()) == {"\n"}
+
+
+def test_a_signal_waits_for_a_python_that_is_still_importing() -> None:
+    program = """
+import signal, sys, time
+print("importing", flush=True)
+sys.stdin.readline()
+signal.signal(signal.SIGUSR2, lambda number, frame: print("saved"))
+print("ready")
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
+"""
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", launch.__file__, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGUSR2)
+        output, _ = process.communicate("\n", timeout=20)
+    assert (process.returncode, output) == (0, "ready\nsaved\n")
 
 
 def test_a_program_that_knows_no_signal_goes_on_to_its_end(tmp_path: Path) -> None:

@@ -45,8 +45,12 @@ COUNT = 'rule count:\n    output: "sum.txt"\n    resources: runtime={minutes}\n 
 SUM = str(sum(range(400)))
 
 
+def program(seconds: float) -> str:
+    return COUNTER.replace("SECONDS", str(seconds))
+
+
 def counter(workflow: Workflow, seconds: float, minutes: int = 10) -> None:
-    workflow.write(COUNT.format(minutes=minutes), counter__py=COUNTER.replace("SECONDS", str(seconds)))
+    workflow.write(COUNT.format(minutes=minutes), counter__py=program(seconds))
 
 
 def test_the_controller_is_restarted(workflow: Workflow) -> None:
@@ -242,6 +246,22 @@ def test_the_save_signal_requeues_a_job_that_saves(workflow: Workflow) -> None:
     assert len(starts) == 2
     assert int(starts[1]) > 0
     assert f"saved at {starts[1]} on SIGUSR2" in (workflow.folder / f"logs/slurm/count/{job}_0_log.out").read_text()
+
+
+@pytest.mark.parametrize("late", ["batch script", "program"])
+def test_the_save_signal_comes_while_the_job_starts(workflow: Workflow, late: str) -> None:
+    counter(workflow, 0.02)
+    if late == "program":
+        starting = 'import time\nopen("starting", "w").close()\ntime.sleep(3)\n'
+        (workflow.folder / "counter.py").write_text(starting + program(0.02))
+    process = workflow.start(*(["--submitit-setup", "touch starting; sleep 3"] if late == "batch script" else []))
+    wait_for(lambda: workflow.has("starting"))
+    (job,) = workflow.cluster.jobs("RUNNING")
+    workflow.cluster.call("scancel", "--batch", "--signal=USR2", job)
+    code, output = workflow.finish(process)
+    assert code == 0, output
+    assert workflow.read("sum.txt") == SUM
+    assert len(workflow.read("starts").split()) == 2
 
 
 def test_the_save_signal_leaves_other_jobs_alone(workflow: Workflow) -> None:

@@ -1,0 +1,20 @@
+"""Start a Python program with SIGUSR2 blocked, so that one which comes before its handler is there waits for it.
+
+Run by path, as in `python -I -S launch.py -m module`, in the few milliseconds that an interpreter takes that imports nothing.
+A blocked signal stays blocked, and pending, in the program which takes this one's place; `task` unblocks it.
+"""
+
+import os
+import signal
+import sys
+
+SAVE = signal.SIGUSR2
+EARLY = "SNAKEMAKE_SUBMITIT_EARLY"
+"""Set in the environment of a job that got SAVE in its batch script, before Python."""
+
+KEEP = f"trap 'export {EARLY}=1' {SAVE.name.removeprefix('SIG')}"
+"""First line of a batch script: SAVE is noted, where it would have ended the script."""
+
+if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, {SAVE})
+    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
