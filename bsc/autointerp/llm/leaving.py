@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,24 @@ from bsc.training.interruption import EXIT_CODE, SIGNALS, Handler
 
 def _leave() -> NoReturn:
     raise SystemExit(EXIT_CODE)
+
+
+@contextmanager
+def _woken_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        reader.setblocking(False)
+        writer.setblocking(False)
+        loop.add_reader(reader, reader.recv, 1)
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            loop.remove_reader(reader)
 
 
 class Leaving:
@@ -46,9 +65,10 @@ class Leaving:
         """Have a signal that comes while the loop runs raise SystemExit from it, between two of its callbacks.
 
         Raised in the middle of one it may be lost, as in a weak reference's callback, or break what it comes upon: of a thread
-        that an executor has just started, and not noted, the interpreter waits for the end for ever.
+        that an executor has just started, and not noted, the interpreter waits for the end for ever. A signal that Linux handed
+        to another thread, after which Python's handler only comes when the main one has something to do, wakes the loop.
         """
-        with self._meanwhile(lambda: loop.call_soon_threadsafe(_leave)):
+        with self._meanwhile(lambda: loop.call_soon_threadsafe(_leave)), _woken_by_signals(loop):
             yield
 
     @contextmanager

@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+import threading
+import time
 import weakref
 from collections.abc import Callable, Coroutine
 
@@ -50,6 +52,21 @@ def test_a_signal_is_not_lost_where_exceptions_are() -> None:
 
     left_on_a_signal(lose)
     assert done == ["the rest of the callback"]
+
+
+def test_a_signal_that_another_thread_takes_wakes_the_loop() -> None:
+    over = threading.Event()
+    other = threading.Thread(target=over.wait)
+    other.start()
+    begun = time.monotonic()
+
+    async def wait(leaving: Leaving) -> None:
+        threading.Timer(0.3, signal.pthread_kill, [other.ident, signal.SIGUSR2]).start()
+        await asyncio.sleep(20)
+
+    left_on_a_signal(wait)
+    over.set()
+    assert time.monotonic() - begun < 10
 
 
 def test_a_long_callback_is_left_at_once() -> None:
