@@ -1,5 +1,6 @@
 """What `bsc claims` prints: the paper's four findings with their intervals, as the workflow's `claims.csv` has them."""
 
+import math
 import shlex
 import textwrap
 from pathlib import Path
@@ -48,7 +49,8 @@ def _row(row: dict[Any, Any]) -> list[str]:
     if row["cells"] == 0:
         return [f"   {row['quantity']}: {row['verdict']} ({row['note']})"]
     sides = f"{row['binary_binariser']} {row['binary']:.4g}, {row['continuous_binariser']} {row['continuous']:.4g}"
-    difference = f"difference {row['difference']:+.4g} [{row['low']:+.4g}, {row['high']:+.4g}]"
+    interval = "without an interval" if math.isnan(row["low"]) else f"[{row['low']:+.4g}, {row['high']:+.4g}]"
+    difference = f"difference {row['difference']:+.4g} {interval}"
     counts = f"{row['n']:,} {row['unit']}, seeds: {row['seeds']}, cells: {row['cells']}"
     wrapped = textwrap.wrap(f"{counts}. {row['note']}".strip(), _WIDTH - 16, break_on_hyphens=False)
     note = [" " * 8 + line for line in wrapped]

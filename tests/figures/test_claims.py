@@ -442,6 +442,18 @@ def test_the_command_prints_every_row(written, tmp_path: Path, monkeypatch) -> N
         report([CONFIG, one_kind])
 
 
+def test_the_command_says_that_there_is_no_interval(written, tmp_path: Path, monkeypatch) -> None:
+    coders = grid(ks=(16,), binarisers=("topk", "binary-topk"))
+    results = written(coders)
+    for coder in coders:
+        write_parquet(results / coder.at(EVALUATION) / "sequences.parquet", sequences_of(coder).assign(document=1))
+    draw(figure_spec("claims", coders), results, results / "tables" / "claims")
+    monkeypatch.chdir(tmp_path)
+    text = report([CONFIG])
+    assert "nan" not in text
+    assert re.search(r"difference \+\S+ without an interval\n", text)
+
+
 def test_the_command_prints_which_cells_disagree(written, tmp_path: Path, monkeypatch) -> None:
     coders, results = shifted(written, {("sae", 16): 0.14, ("skip-transcoder", 16): -0.13}, spread=0.1)
     draw(figure_spec("claims", coders), results, results / "tables" / "claims")
