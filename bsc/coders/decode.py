@@ -53,6 +53,7 @@ class _SquaredError(torch.autograd.Function):
         r, squares, products = kernels.residual(indices, values, W_dec, y, b_dec, skip)
         ctx.save_for_backward(indices, values, W_dec, r, products)
         ctx.mark_non_differentiable(r)
+        ctx.set_materialize_grads(False)  # r has none
         return squares.sum(dtype=torch.float64).to(squares.dtype), r
 
     @staticmethod

@@ -29,7 +29,7 @@ class Losses(NamedTuple):
 
 def variance(y: Float[Tensor, "tokens d"]) -> Float[Tensor, ""]:
     """Σ(y - mean(y))², the mean taken over the tokens of the batch, per dimension."""
-    return (y - y.mean(0)).square().sum()
+    return (y - y.mean(0)).square_().sum()
 
 
 def losses(
