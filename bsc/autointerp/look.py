@@ -31,7 +31,8 @@ class Latents:
     """The interpreted latents of a coder.
 
     table: a row a latent, by its number: status (see `census`), firings, rate (the share of the tokens on which it fires),
-    explanation, and a column for each scorer with its F1, of `embedding` its AUROC; NaN where the latent was not scored.
+    sampling_weight (see there too), explanation, and a column for each scorer with its F1, of `embedding` its AUROC; NaN where
+    the latent was not scored.
     """
 
     table: pd.DataFrame
@@ -88,7 +89,7 @@ class Latents:
 
 def _table(explanations: pd.DataFrame, scores: pd.DataFrame, cache: LatentCache) -> pd.DataFrame:
     own = scores[scores["control"] == NONE]
-    table = explanations.set_index("latent")[["status", "firings", "explanation"]]
+    table = explanations.set_index("latent")[["status", "firings", "sampling_weight", "explanation"]]
     table.insert(2, "rate", table["firings"] / cache.facts["usable_rows"])
     for scorer, rows in own.groupby("scorer"):
         table[str(scorer)] = rows.set_index("latent")[measure_of(str(scorer))]

@@ -70,16 +70,23 @@ def _f1(yes: Bool[np.ndarray, " questions"], firing: Bool[np.ndarray, " question
     return _share(2 * int((yes & firing).sum()), int((yes ^ firing).sum()))
 
 
-def frequency_weighted(f1: "pd.Series[float]", firings: "pd.Series[int]") -> float:
-    """Mean F1 of a coder's latents, each weighted by how often it fires (paper, Fig. 3).
+def frequency_weighted(f1: "pd.Series[float]", firings: "pd.Series[int]", sampling_weight: "pd.Series[float]") -> float:
+    """Mean F1 of a coder's latents, each weighted by how often it fires (paper, Fig. 3): Σ w f F1 / Σ w f.
 
-    f1: per latent, in [0, 1]. firings: tokens on which the latent fired in the cache, same index.
+    f1: per latent, in [0, 1]. firings: f, tokens on which the latent fired in the cache. sampling_weight: w, of `census`; with
+    it the score is Hájek's estimate of that of all eligible latents. All have one index.
     Raises ValueError when no scored latent ever fired: the score is then undefined, not zero.
     """
-    total = firings.sum()
+    weights = sampling_weight * firings
+    total = weights.sum()
     if total == 0:
         raise ValueError("no scored latent fired in the cache; was the cache built for this coder?")
-    return float((f1 * firings).sum() / total)
+    return float((f1 * weights).sum() / total)
+
+
+def effective_sample_size(weights: "pd.Series[float]") -> float:
+    """Of how many latents with equal weights a mean would be as uncertain: (Σ w)² / Σ w² (Kish 1965)."""
+    return float(weights.sum() ** 2 / (weights**2).sum())
 
 
 def dense_band(weighted: float, firings_by_status: "pd.Series[int]") -> dict[str, float]:
@@ -98,16 +105,24 @@ def coder_scores(
 ) -> dict[str, Any]:
     """The unweighted and the frequency-weighted score of one scorer under one control, with 95% intervals over latents.
 
-    scores: firings and the column that `measure` names, a row a latent. With no row, everything is null.
+    scores: firings, sampling_weight and the column that `measure` names, a row a latent. With no row, everything is null. The
+    weighted score has its `effective_sample_size` beside it. Scores are Hájek estimates of those of all eligible latents.
+    Intervals resample the scored latents with their weights and with replacement, as if there were no end of eligible ones.
+    For the score of all those they are conservative: that of the weighted score is right for 200 of 3,000 latents, and 2.7
+    times too wide for 200 of 700 (on coders of the demo, whose latents were all scored).
     """
     if scores.empty:
-        band = {"dense_as_zero": None, "dense_as_one": None}
-        return {"unweighted": _UNDEFINED, "weighted": {**_UNDEFINED, **band}}
-    values, firings = scores[measure], scores["firings"]
-    weighted = bootstrap_mean(values, weights=firings, resamples=resamples, seed=seed)
+        beside = dict.fromkeys(("dense_as_zero", "dense_as_one", "effective_sample_size"))
+        return {"unweighted": _UNDEFINED, "weighted": {**_UNDEFINED, **beside}}
+    values, firings, weights = scores[measure], scores["firings"], scores["sampling_weight"]
+    weighted = bootstrap_mean(values, weights=weights * firings, resamples=resamples, seed=seed)
     return {
-        "unweighted": bootstrap_mean(values, resamples=resamples, seed=seed).as_json(),
-        "weighted": {**weighted.as_json(), **dense_band(frequency_weighted(values, firings), firings_by_status)},
+        "unweighted": bootstrap_mean(values, weights=weights, resamples=resamples, seed=seed).as_json(),
+        "weighted": {
+            **weighted.as_json(),
+            **dense_band(frequency_weighted(values, firings, weights), firings_by_status),
+            "effective_sample_size": effective_sample_size(weights * firings),
+        },
     }
 
 

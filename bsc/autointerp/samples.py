@@ -7,6 +7,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from bsc.autointerp.firings import LatentCache
+from bsc.autointerp.pareto import inclusion_probabilities, pareto_sample
 from bsc.autointerp.windows import DECILES, EXPLANATION, TEST, FiringWindows, Grid, activations
 from bsc.stages import WindowsSpec
 
@@ -32,10 +33,15 @@ def census(cache: LatentCache, grid: Grid, spec: WindowsSpec) -> pd.DataFrame:
     """Every latent's status, and what decides it.
 
     Columns: latent, status, firings (tokens of the cache), firing_windows (of both halves and of neither),
-    explanation_windows, test_windows (firing windows of that half) and silent_windows (windows of the test half in which it
-    never fires). The first that holds is the status: `too rare`, fewer than `minimum_windows` firing windows; `too dense`,
-    fewer than `test_silent` silent ones; `too rare`, too few firing windows in a half for its sample; `not sampled`, beyond
-    `spec.latents` latents drawn at random; `scored`.
+    explanation_windows, test_windows (firing windows of that half), silent_windows (windows of the test half in which it
+    never fires) and sampling_weight. The first that holds is the status: `too rare`, fewer than `minimum_windows` firing
+    windows; `too dense`, fewer than `test_silent` silent ones; `too rare`, too few firing windows in a half for its sample;
+    `not sampled`, not among the `spec.latents` that are drawn of more (see `inclusion_probabilities`); `scored`.
+
+    sampling_weight: how many eligible latents a scored one stands for, 1/π, and 0 of the others. Sums over latents that weigh
+    by it estimate those over all eligible ones (Horvitz and Thompson 1952), ratios of such sums their ratios (Hájek 1971).
+    A draw goes by a random number that depends on the seed and the latent's index alone: coders whose latents fire alike
+    have the same ones scored.
     """
     counts = np.stack([_windows_by_half(cache, grid, latent) for latent in range(len(cache.firings))])
     table = pd.DataFrame(
@@ -49,7 +55,7 @@ def census(cache: LatentCache, grid: Grid, spec: WindowsSpec) -> pd.DataFrame:
         }
     )
     table.insert(1, "status", _status(table, spec))
-    return table
+    return _drawn(table, spec)
 
 
 def _windows_by_half(cache: LatentCache, grid: Grid, latent: int) -> Int[np.ndarray, "3"]:
@@ -59,13 +65,22 @@ def _windows_by_half(cache: LatentCache, grid: Grid, latent: int) -> Int[np.ndar
 
 
 def _status(table: pd.DataFrame, spec: WindowsSpec) -> list[str]:
+    """Of every latent, where all eligible ones are scored."""
     few = (table["explanation_windows"] < spec.explanation_windows) | (table["test_windows"] < spec.test_firing)
     conditions = [table["firing_windows"] < spec.minimum_windows, table["silent_windows"] < spec.test_silent, few]
-    status = np.select(conditions, [TOO_RARE, TOO_DENSE, TOO_RARE], SCORED).astype(object)
-    eligible = np.flatnonzero(status == SCORED)
-    if spec.latents is not None and len(eligible) > spec.latents:
-        status[np.random.default_rng([spec.seed, _PICK]).permutation(eligible)[spec.latents :]] = NOT_SAMPLED
-    return list(status)
+    return list(np.select(conditions, [TOO_RARE, TOO_DENSE, TOO_RARE], SCORED))
+
+
+def _drawn(table: pd.DataFrame, spec: WindowsSpec) -> pd.DataFrame:
+    """The table with `sampling_weight`, and `not sampled` for eligible latents that are not drawn."""
+    eligible = (table["status"] == SCORED).to_numpy()
+    weights = eligible.astype(np.float64)
+    if spec.latents is not None and eligible.sum() > spec.latents:
+        numbers = np.random.default_rng([spec.seed, _PICK]).random(len(table))
+        probabilities = inclusion_probabilities(table["firings"].to_numpy()[eligible], spec.latents)
+        weights[eligible] = pareto_sample(probabilities, numbers[eligible], spec.latents) / probabilities
+    left = eligible & (weights == 0)
+    return table.assign(status=table["status"].mask(left, NOT_SAMPLED), sampling_weight=weights)
 
 
 def sample_for_explanation(cache: LatentCache, grid: Grid, spec: WindowsSpec, latent: int) -> Sample:

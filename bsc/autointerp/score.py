@@ -48,11 +48,12 @@ def score(
 ) -> None:
     """Write `scores.parquet`, `answers.parquet` and `summary.json`.
 
-    scores: a row for each (latent, scorer, control): the columns of `outcome`, and the latent's firings. answers: a row a
-    question: latent, scorer, control, window, firing, answer (1, 0, or null when it could not be read). summary: `scorers`, by
-    scorer and control `coder_scores`; and `latent_counts`. control: `none`, or `shuffled` (*ours*): each latent is scored by
-    another scored latent's explanation. A language model (model: for its tokenizer; llms, answers: see `Access`) leaves its
-    replies in `replies.parquet`, a row a prompt, and their counts under `replies` in the summary.
+    scores: a row for each (latent, scorer, control): the columns of `outcome`, and the latent's firings and sampling weight, of
+    `census`. answers: a row a question: latent, scorer, control, window, firing, answer (1, 0, or null when it could not be
+    read). summary: `scorers`, by scorer and control `coder_scores`; and `latent_counts`. control: `none`, or `shuffled`
+    (*ours*): each latent is scored by another scored latent's explanation. A language model (model: for its tokenizer; llms,
+    answers: see `Access`) leaves its replies in `replies.parquet`, a row a prompt, and their counts under `replies` in the
+    summary.
 
     The scorer `embedding` asks nothing: of `outcome` it has the AUROC alone, the rest is null, and `similarities.parquet` has a
     row a window (latent, control, window, firing, similarity). It needs embedder (a folder of `bsc embedder`) and embeddings
@@ -176,7 +177,9 @@ def _scores(judged: list[_Judged], compared: list[Similarities], table: pd.DataF
     scores = pd.DataFrame(rows, columns=[*_KEYS, *OUTCOME])
     counted = dict.fromkeys(COUNTS, "Int64") if compared else {}  # with nulls: what asks nothing has no counts
     scores = scores.astype({"latent": "int64", "scorer": "str", "control": "str", **OUTCOME, **counted})
-    scores["firings"] = scores["latent"].map(table.set_index("latent")["firings"]).astype("int64")
+    by_latent = table.set_index("latent")
+    scores["firings"] = scores["latent"].map(by_latent["firings"]).astype("int64")
+    scores["sampling_weight"] = scores["latent"].map(by_latent["sampling_weight"]).astype("float64")
     return scores.sort_values(["scorer", "control", "latent"], ignore_index=True)
 
 

@@ -3,6 +3,9 @@
 Latents are cut into bins of F1 with equal firing counts. In the spliced model each bin's latents are set to 0 in turn; changes
 are against the splice with all of them. The layers below the hookpoint run once a batch: ablation subtracts Σ z_i W_dec[i] of
 the bin from the hidden states above the hooked layer, from where the rest of the model goes on.
+
+Where latents were sampled, bins are of the sample, and sampling weights play no part: what is ablated are these latents and no
+others, and what that changes goes with their own firings and F1.
 """
 
 from collections.abc import Iterator

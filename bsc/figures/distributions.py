@@ -24,6 +24,7 @@ _FEWEST = 5
 """Latents in a bin of firing rates under which its mean is not drawn."""
 _INK = 60
 """Dots of a binariser that are drawn as if they were so many: the more there are, the paler each."""
+_ROW = [*KIND, "seed", "latent", "control", "sampling_weight"]
 COUNTED = ["true_positive", "true_negative", "false_positive", "false_negative"]
 F1_BINS = np.linspace(0, 1, 21)
 
@@ -43,8 +44,8 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
 def scored_latents(spec: FigureSpec, results: Path, scorer: str) -> pd.DataFrame:
     """One row a latent of each coder that `scorer` scored, under its own explanation and a shuffled one (`control`).
 
-    Columns: the coder's keys, latent, control, f1, rate (firings a token of the interpretation split), true_positive_rate and
-    false_positive_rate over its questions.
+    Columns: the coder's keys, latent, control, sampling_weight, f1, rate (firings a token of the interpretation split),
+    true_positive_rate and false_positive_rate over its questions.
     """
     tables = []
     for coder in coders_of(spec.coders):
@@ -55,7 +56,7 @@ def scored_latents(spec: FigureSpec, results: Path, scorer: str) -> pd.DataFrame
         of_silent, of_firing = (part / (part + table[f"true_{name}"]) for part, name in zip(wrong, right, strict=True))
         facts = {"rate": table["latent"].map(counts["rate"]), "false_positive_rate": of_silent}
         tables.append(table.assign(**vars(coder), **facts, true_positive_rate=1 - of_firing))
-    columns = [*KIND, "seed", "latent", "control", "f1", "rate", "true_positive_rate", "false_positive_rate"]
+    columns = [*_ROW, "f1", "rate", "true_positive_rate", "false_positive_rate"]
     return pd.concat(tables, ignore_index=True)[columns]
 
 
@@ -67,13 +68,13 @@ def _scores_of(coder: CoderId, spec: FigureSpec, results: Path) -> pd.DataFrame:
 def compared_latents(spec: FigureSpec, results: Path) -> pd.DataFrame:
     """One row a latent of each coder and control whose explanation was compared with windows by embeddings.
 
-    Columns: the coder's keys, latent, control and auroc. No row where the scorer `embedding` was not asked for.
+    Columns: the coder's keys, latent, control, sampling_weight and auroc. No row where there is no scorer `embedding`.
     """
     tables = []
     for coder in coders_of(spec.coders):
         every = _scores_of(coder, spec, results)
-        tables.append(every.loc[every["scorer"] == EMBEDDING, ["latent", "control", "auroc"]].assign(**vars(coder)))
-    return pd.concat(tables, ignore_index=True)[[*KIND, "seed", "latent", "control", "auroc"]]
+        tables.append(every[every["scorer"] == EMBEDDING].assign(**vars(coder)))
+    return pd.concat(tables, ignore_index=True)[[*_ROW, "auroc"]]
 
 
 def _sample(table: pd.DataFrame, spec: FigureSpec) -> str:
@@ -91,15 +92,17 @@ def _with_a_rate(latents: pd.DataFrame) -> pd.DataFrame:
 def by_rate(latents: pd.DataFrame, spec: FigureSpec) -> pd.DataFrame:
     """Mean F1 in bins of the firing rate, three a decade: one row a kind of coder and bin: rate, latents, f1, low, high.
 
-    rate: the geometric mean of the bin's latents. low, high: bootstrap 95% interval over latents; NaN of one latent.
+    rate: the geometric mean of the bin's latents. Both means are by sampling weight. latents: how many are scored. low, high:
+    bootstrap 95% interval over latents; NaN of one latent.
     """
     fired = _with_a_rate(latents)
     fired = fired.assign(bin=np.floor(np.log10(fired["rate"]) * _BINS_A_DECADE).astype(int))
     rows = []
     for key, group in fired.groupby([*KIND, "bin"], sort=True):
         named: dict[str, Any] = dict(zip([*KIND, "bin"], key, strict=True))
-        found = bootstrap_mean(group["f1"], resamples=spec.resamples, seed=spec.seed)
-        means = {"rate": float(np.exp(np.log(group["rate"]).mean())), "latents": len(group)}
+        weights = group["sampling_weight"]
+        found = bootstrap_mean(group["f1"], weights=weights, resamples=spec.resamples, seed=spec.seed)
+        means = {"rate": float(np.exp(np.average(np.log(group["rate"]), weights=weights))), "latents": len(group)}
         rows.append({**named, **means, "f1": found.value, "low": found.low, "high": found.high})
     return pd.DataFrame(rows, columns=[*KIND, "bin", "rate", "latents", "f1", "low", "high"])
 
@@ -177,17 +180,18 @@ def _draw_distribution(
 
 
 def histograms(latents: pd.DataFrame, column: str = "f1") -> pd.DataFrame:
-    """For each kind of coder and control the share of its latents in each twentieth of a score.
+    """For each kind of coder and control the share of its latents in each twentieth of a score, by sampling weight.
 
-    Beside it the mean rates, where the score has some.
+    Beside it the mean rates, where the score has some, and `latents`, how many are scored.
     """
     rows = []
     for key, group in latents.groupby([*KIND, "control"], sort=True):
-        counts, _ = np.histogram(group[column], F1_BINS)
-        rates = {name: float(group[name].mean()) for name in _rates(group)}
+        weights = group["sampling_weight"]
+        counts, _ = np.histogram(group[column], F1_BINS, weights=weights)
+        rates = {name: float(np.average(group[name], weights=weights)) for name in _rates(group)}
         named = {**dict(zip([*KIND, "control"], key, strict=True)), "latents": len(group), **rates}
         rows += [
-            {**named, "from": start, "to": end, "share": count / len(group)}
+            {**named, "from": start, "to": end, "share": count / weights.sum()}
             for start, end, count in zip(F1_BINS[:-1], F1_BINS[1:], counts, strict=True)
         ]
     return pd.DataFrame(rows, columns=[*KIND, "control", "latents", *_rates(latents), "from", "to", "share"])
@@ -218,5 +222,6 @@ def _errors(axes: Axes, group: pd.DataFrame, spec: FigureSpec) -> None:
         x, y = mine["false_positive_rate"], mine["true_positive_rate"]
         _dots(axes, x, y, mark.colour)
         if len(mine):
-            axes.plot([x.mean()], [y.mean()], **{**mark.line, "linestyle": "none"}, zorder=3)
+            means = ([np.average(rates, weights=mine["sampling_weight"])] for rates in (x, y))
+            axes.plot(*means, **{**mark.line, "linestyle": "none"}, zorder=3)
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))

@@ -4,6 +4,8 @@ Over documents the replicates of all coders are paired: every coder is spliced i
 two coders are independent, for their latents have nothing to do with each other. A coder and its controls are paired over
 latents where the latents are the same: under `shuffled` they are, and are asked the same questions by another explanation;
 `binarised` ones fire where the coder's do, so that the same ones are scored. `random` ones are another coder's.
+
+Latents count by their sampling weights.
 """
 
 import hashlib
@@ -201,7 +203,7 @@ def _name(scorer: str) -> str:
 def _scores(scorer: str) -> Callable[[Evidence, Subject], Sums]:
     def sums(evidence: Evidence, subject: Subject) -> Sums:
         table = _scored(evidence, subject, scorer)
-        return table[measure_of(scorer)], pd.Series(1.0, table.index)
+        return table[measure_of(scorer)] * table["sampling_weight"], table["sampling_weight"]
 
     return sums
 
@@ -211,7 +213,8 @@ def _weighted(scorer: str) -> list[Quantity]:
 
     def sums(evidence: Evidence, subject: Subject) -> Sums:
         table = _scored(evidence, subject, scorer)
-        return table[measure_of(scorer)] * table["firings"], table["firings"].astype(float)
+        weights = table["sampling_weight"] * table["firings"]
+        return table[measure_of(scorer)] * weights, weights
 
     def at(score: float) -> Callable[[Evidence, Subject], tuple[float, float]]:
         def constant(evidence: Evidence, subject: Subject) -> tuple[float, float]:

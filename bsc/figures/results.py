@@ -30,6 +30,9 @@ SCORES = ("unweighted", "weighted")
 BOUNDS = ("dense_as_zero", "dense_as_one")
 """The weighted score with the latents too dense to be scored at F1 = 0, and at F1 = 1."""
 
+EFFECTIVE = "effective_sample_size"
+"""Of the weighted score: see `bsc.autointerp.metrics`."""
+
 MEASURES = {"f1": "F1", "auroc": "AUROC"}
 """What scores are called, by the column of `scores.parquet` that they are means of."""
 
@@ -134,7 +137,7 @@ def _scored(summary: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
             row: dict[str, Any] = {"scorer": scorer, "control": control, **counts}
             for score in SCORES:
                 row |= interval(score, found[score])
-            yield row | {bound: _number(found["weighted"][bound]) for bound in BOUNDS}
+            yield row | {name: _number(found["weighted"][name]) for name in (*BOUNDS, EFFECTIVE)}
 
 
 def over_seeds(frame: pd.DataFrame, by: list[str], column: str) -> pd.DataFrame:
@@ -166,14 +169,15 @@ def own(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def interpreted(spec: FigureSpec, table: pd.DataFrame) -> str:
-    """A sentence of a figure's note: who explained, how many latents are scored, and what share of firings is not.
+    """A sentence of a figure's note: who explained, how many latents are scored, how they weigh, what share of firings is not.
 
     table: of `scores`; controls do not count.
     """
     shown = own(table)
     left = 100 * (1 - shown["firing_share_scored"])
+    sampled = ", each weighted by the inverse of its chance to be sampled" if shown["latents_not_sampled"].any() else ""
     return (
-        f"{explained(spec)}; n\u00a0=\u00a0{span(shown['latents_scored'])} scored latents a coder; "
+        f"{explained(spec)}; n\u00a0=\u00a0{span(shown['latents_scored'])} scored latents a coder{sampled}; "
         f"those left unscored (too rare, too dense or not sampled) have {span(left.round())}% of all firings."
     )
 

@@ -13,6 +13,7 @@ from bsc.figures.panels import ARCHITECTURE_NAMES, place, sites
 from bsc.figures.results import (
     ABLATED,
     BOUNDS,
+    EFFECTIVE,
     KEYS,
     KIND,
     LINEAR,
@@ -96,8 +97,8 @@ def _score_columns(found: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
     for score in SCORES:
         for end in ("", "_low", "_high"):
             yield f"{name}{score}{end}", found[f"{score}{end}"]
-    for bound in BOUNDS:
-        yield f"{name}weighted_{bound}", found[bound]
+    for beside in (*BOUNDS, EFFECTIVE):
+        yield f"{name}weighted_{beside}", found[beside]
     for status in STATUSES:
         for count in (f"latents_{status}", f"firing_share_{status}"):
             yield f"{variant}{count}", found[count]

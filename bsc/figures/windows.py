@@ -110,12 +110,13 @@ class Interpreted:
     def choose(self, *, best: bool) -> Choice | None:
         """The latent with the best or the median F1, by fuzzing where that was scored; ties go to the more frequent one.
 
-        Where no latent is scored, the one that fires most; None where none fires.
+        The median is by sampling weight. Where no latent is scored, the one that fires most; None where none fires.
         """
         scorer = next((name for name in PREFERRED if (self.scores["scorer"] == name).any()), None)
         if scorer is not None:
             scored = self.scores[self.scores["scorer"] == scorer].sort_values(["f1", "firings", "latent"])
-            row = scored.iloc[-1 if best else (len(scored) - 1) // 2]
+            below = scored["sampling_weight"].cumsum().to_numpy()
+            row = scored.iloc[-1 if best else int(np.searchsorted(below, below[-1] / 2))]
             rank = "the best" if best else "the median"
             why = f"{scorer.capitalize()} F1 {row['f1']:.2f}, {rank} of {len(scored):,} scored latents"
             return Choice(int(row["latent"]), why, scorer)

@@ -5,7 +5,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
-from bsc.autointerp.metrics import auroc, coder_scores, dense_band, frequency_weighted, latent_counts, outcome
+from bsc.autointerp.metrics import (
+    auroc,
+    coder_scores,
+    dense_band,
+    effective_sample_size,
+    frequency_weighted,
+    latent_counts,
+    outcome,
+)
+from bsc.evaluation.bootstrap import bootstrap_mean
 
 _ANSWERS = st.lists(st.tuples(st.booleans(), st.sampled_from([1, 0, -1])), min_size=1, max_size=60)
 
@@ -65,19 +74,51 @@ def test_metrics_by_hand() -> None:
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 10_000)), min_size=1, max_size=40))
-def test_frequency_weighted_is_the_formula(pairs) -> None:
-    f1, firings = (pd.Series(column) for column in zip(*pairs, strict=True))
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 10_000), st.floats(1, 30)), min_size=1, max_size=40))
+def test_frequency_weighted_is_the_formula(rows) -> None:
+    f1, firings, weights = (pd.Series(column) for column in zip(*rows, strict=True))
     if firings.sum() == 0:
         with pytest.raises(ValueError, match="no scored latent fired"):
-            frequency_weighted(f1, firings)
+            frequency_weighted(f1, firings, weights)
         return
-    expected = sum(score * count for score, count in pairs) / sum(count for _, count in pairs)
-    assert frequency_weighted(f1, firings) == pytest.approx(expected)
+    expected = sum(weight * count * score for score, count, weight in rows) / sum(weight * count for _, count, weight in rows)
+    assert frequency_weighted(f1, firings, weights) == pytest.approx(expected)
+    once = pd.Series(1.0, f1.index)
+    assert frequency_weighted(f1, firings, once) == float((f1 * firings).sum() / firings.sum())
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(1, 10_000), st.integers(1, 5)), min_size=2, max_size=30))
+def test_a_latent_that_stands_for_several_counts_as_so_many(rows) -> None:
+    scores = pd.DataFrame(rows, columns=["f1", "firings", "sampling_weight"])
+    several = scores.loc[scores.index.repeat(scores["sampling_weight"])].assign(sampling_weight=1.0)
+    one, other = (coder_scores(table, pd.Series({"scored": 9}), resamples=100, seed=0) for table in (scores, several))
+    for score in ("unweighted", "weighted"):
+        assert one[score]["value"] == pytest.approx(other[score]["value"])
+        assert one[score]["low"] <= one[score]["value"] + 1e-12
+    assert one["weighted"]["dense_as_zero"] == pytest.approx(other["weighted"]["dense_as_zero"])
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(1, 10_000)), min_size=2, max_size=60))
+def test_where_all_latents_weigh_one_scores_are_bit_for_bit_those_without_weights(rows) -> None:
+    scores = pd.DataFrame(rows, columns=["f1", "firings"]).assign(sampling_weight=1.0)
+    found = coder_scores(scores, pd.Series({"scored": 9}), resamples=100, seed=0)
+    assert found["unweighted"] == bootstrap_mean(scores["f1"], resamples=100, seed=0).as_json()
+    weighted = bootstrap_mean(scores["f1"], weights=scores["firings"], resamples=100, seed=0).as_json()
+    assert {name: found["weighted"][name] for name in weighted} == weighted
+
+
+def test_the_effective_sample_size_is_the_number_of_equal_weights() -> None:
+    assert effective_sample_size(pd.Series([3.0] * 7)) == 7
+    assert effective_sample_size(pd.Series([1e6, *[1.0] * 199])) == pytest.approx(1, abs=1e-3)
+    scores = pd.DataFrame({"f1": [1.0, 0.5, 0.0], "firings": [10, 20, 30], "sampling_weight": [4.0, 2.0, 1.0]})
+    found = coder_scores(scores, pd.Series({"scored": 60}), resamples=100, seed=0)["weighted"]
+    assert found["effective_sample_size"] == pytest.approx(110**2 / (40**2 + 40**2 + 30**2))
 
 
 def test_the_band_of_dense_latents() -> None:
-    scores = pd.DataFrame({"f1": [1.0, 0.5, 0.0], "firings": [10, 20, 30]})
+    scores = pd.DataFrame({"f1": [1.0, 0.5, 0.0], "firings": [10, 20, 30], "sampling_weight": 1.0})
     found = coder_scores(scores, pd.Series({"scored": 60, "too dense": 40, "too rare": 1000}), resamples=200, seed=0)
     assert found["unweighted"]["value"] == pytest.approx(0.5)
     weighted = found["weighted"]

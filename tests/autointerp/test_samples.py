@@ -4,6 +4,7 @@ from autointerp_world import CONTEXT, WINDOW, random_documents, windows_spec, wr
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from bsc.autointerp.pareto import inclusion_probabilities
 from bsc.autointerp.samples import census, sample_for_explanation, sample_for_test
 from bsc.autointerp.windows import EXPLANATION, TEST, Grid
 from bsc.corpus.store import TokenStore
@@ -82,6 +83,7 @@ def test_statuses(tmp_path) -> None:
     assert table["explanation_windows"].tolist() == [100, 10, 190, 200, 0]
     assert table["test_windows"].tolist() == [100, 10, 15, 190, 0]
     assert table["silent_windows"].tolist() == [100, 190, 185, 10, 200]
+    assert table["sampling_weight"].tolist() == [1, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(("minimum", "status"), [(200, "scored"), (201, "too rare")])
@@ -102,9 +104,63 @@ def test_latents_beyond_the_number_asked_for_are_not_sampled(tmp_path) -> None:
     cache = write_cache(tmp_path, [everywhere] * 12 + [{}], documents.size)
     drawn = set()
     for seed in range(8):
-        status = census(cache, _grid(documents, seed), windows_spec(latents=5, seed=seed))["status"]
+        table = census(cache, _grid(documents, seed), windows_spec(latents=5, seed=seed))
+        status = table["status"]
+        assert table["sampling_weight"].tolist() == pytest.approx([12 / 5 * (one == "scored") for one in status])
         assert status.value_counts().to_dict() == {"scored": 5, "not sampled": 7, "too rare": 1}
         again = census(cache, _grid(documents, seed), windows_spec(latents=5, seed=seed))["status"]
         assert (again == status).all()
         drawn.add(tuple(status))
     assert len(drawn) > 1
+
+
+def _unequal(tmp_path, further: int = 0, value: float = 1.0, silent: int | None = None):
+    """20 eligible latents that fire on nine tokens (two of them) or on one in 200 windows; further ones never fire."""
+    documents = np.repeat(np.arange(100)[:, None], CONTEXT, axis=1)
+    fires = [
+        {window * WINDOW + 2 + token: value for window in range(0, 400, 2) for token in range(1 + 8 * (latent < 2))}
+        for latent in range(20)
+    ]
+    fires = [{} if latent == silent else one for latent, one in enumerate(fires)]
+    return write_cache(tmp_path, fires + [{}] * further, documents.size), documents
+
+
+def test_a_sampled_latent_weighs_by_the_inverse_of_its_chance(tmp_path) -> None:
+    cache, documents = _unequal(tmp_path)
+    tables = [census(cache, _grid(documents), windows_spec(latents=6, seed=seed)) for seed in range(40)]
+    chances = inclusion_probabilities(cache.firings, 6)
+    assert chances[0] > 3 * chances[2]
+    for table in tables:
+        scored = (table["status"] == "scored").to_numpy()
+        assert scored.sum() == 6
+        np.testing.assert_array_equal(table["sampling_weight"], np.where(scored, 1 / chances, 0))
+    often = np.mean([table["status"] == "scored" for table in tables], axis=0)
+    assert often[:2].mean() > 2 * often[2:].mean()
+
+
+@pytest.mark.parametrize("latents", [None, 20, 21])
+def test_all_latents_weigh_one_where_all_are_taken(tmp_path, latents) -> None:
+    cache, documents = _unequal(tmp_path, further=1)
+    table = census(cache, _grid(documents), windows_spec(latents=latents))
+    assert table["status"].tolist() == ["scored"] * 20 + ["too rare"]
+    assert table["sampling_weight"].tolist() == [1] * 20 + [0]
+
+
+def test_a_draw_goes_by_seed_and_index_alone(tmp_path) -> None:
+    spec = windows_spec(latents=6)
+    found = []
+    for number, changes in enumerate(({}, {"value": 2.5}, {"further": 7})):
+        cache, documents = _unequal(tmp_path / str(number), **changes)
+        found.append(census(cache, _grid(documents), spec).iloc[:20])
+    assert found[0].equals(found[1])  # another's latents that fire alike, as binarised ones do
+    assert found[0].equals(found[2])
+    assert not found[0]["status"].equals(census(cache, _grid(documents), windows_spec(latents=6, seed=1))["status"].iloc[:20])
+
+
+def test_without_one_latent_the_others_are_drawn_as_before(tmp_path) -> None:
+    caches = [_unequal(tmp_path / str(silent), silent=silent) for silent in (None, 3)]
+    shared = 0
+    for seed in range(40):
+        tables = [census(cache, _grid(documents), windows_spec(latents=6, seed=seed)) for cache, documents in caches]
+        shared += ((tables[0]["status"] == "scored") & (tables[1]["status"] == "scored")).sum()
+    assert shared / 40 > 5.5

@@ -132,6 +132,21 @@ def test_two_runs_give_equal_bytes(world) -> None:
     assert len(found[0]) == 6
 
 
+def test_scores_of_a_sample_weigh_by_its_chances(world) -> None:
+    world.cache([_token(token) for token in range(3)] + [_noise(rate, 0) for rate in (0.01, 0.02, 0.04)])
+    found = _run(world, windows={"latents": 4})["scorers"]["fuzzing"]["none"]
+    explained = pd.read_parquet(world.root / "explanations" / "explanations.parquet").set_index("latent")
+    scores = pd.read_parquet(world.root / "scores" / "scores.parquet")
+    assert scores["sampling_weight"].equals(scores["latent"].map(explained["sampling_weight"]))
+    assert explained["sampling_weight"].gt(0).equals(explained["status"] == "scored")
+    own = scores[(scores["scorer"] == "fuzzing") & (scores["control"] == "none")]
+    assert own["sampling_weight"].nunique() > 1
+    for name, weights in (("unweighted", 1), ("weighted", own["firings"])):
+        expected = np.average(own["f1"], weights=own["sampling_weight"] * weights)
+        assert found[name]["value"] == pytest.approx(expected)
+        assert expected != pytest.approx(np.average(own["f1"], weights=0 * own["f1"] + weights))
+
+
 def test_seeds_change_what_is_sampled(world) -> None:
     world.cache([_token(token) for token in range(6)])
     windows = []

@@ -105,7 +105,8 @@ def metrics_of(coder: CoderId) -> dict[str, Any]:
 def summary_of(coder: CoderId, variant: str, explainer: str = NGRAM, *, scored: bool = True) -> dict[str, Any]:
     """What `bsc score` sums up."""
     if not scored:
-        empty = {"unweighted": band(None), "weighted": {**band(None), "dense_as_zero": None, "dense_as_one": None}}
+        beside = dict.fromkeys(("dense_as_zero", "dense_as_one", "effective_sample_size"))
+        empty = {"unweighted": band(None), "weighted": {**band(None), **beside}}
         found = {"none": empty, "shuffled": empty}
         counts = {"scored": 0, "too_rare": LATENTS, "too_dense": 0, "not_sampled": 0}
         return {
@@ -126,6 +127,7 @@ def summary_of(coder: CoderId, variant: str, explainer: str = NGRAM, *, scored: 
                         **band(value + lift - 0.05 * binary, 0.04),
                         "dense_as_zero": 0.7 * (value + lift),
                         "dense_as_one": 0.7 * (value + lift) + 0.3 * binary,
+                        "effective_sample_size": 30.5 + coder.k,
                     },
                 }
                 for control, value in controls.items()
@@ -205,6 +207,7 @@ def latent_scores_of(coder: CoderId, scored: int = 150) -> pd.DataFrame:
                         "f1": f1,
                         "auroc": np.nan,
                         "firings": firings,
+                        "sampling_weight": 1.0,
                     }
                 )
             )

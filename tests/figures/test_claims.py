@@ -70,6 +70,26 @@ def test_differences_are_those_of_the_means(written, tmp_path: Path) -> None:
     assert at_one["binary"] == pytest.approx(dense + (1 - dense) * mean_over(coders, "binary-topk", weighted), rel=1e-6)
 
 
+def test_differences_of_scores_weigh_what_was_sampled(written, tmp_path: Path) -> None:
+    coders = grid(seeds=(1,))
+    results = written(coders)
+    tables = {}
+    for coder in coders:
+        table = latent_scores_of(coder).assign(sampling_weight=lambda table: 1 + table["latent"] % 7 / 2)
+        write_parquet(results / coder.at(SCORES, variant="trained") / "scores.parquet", table)
+        tables[coder] = table[(table["scorer"] == "fuzzing") & (table["control"] == "none")]
+    claims = judged("claims", coders, results, tmp_path)
+    for quantity, by in (("unweighted", lambda table: 1), ("weighted", lambda table: table["firings"])):
+
+        def score(coder, by=by):
+            return np.average(tables[coder]["f1"], weights=tables[coder]["sampling_weight"] * by(tables[coder]))
+
+        expected = [mean_over(coders, name, score) for name in ("binary-topk", "topk")]
+        row = one(claims, f"fuzzing F1, {quantity}")
+        assert row[["binary", "continuous"]].tolist() == pytest.approx(expected, rel=1e-7)
+        assert row["low"] < row["difference"] < row["high"]
+
+
 def test_a_paired_interval_is_far_narrower_than_the_documents_spread(written, tmp_path: Path) -> None:
     coders = grid(seeds=(1,))
     row = one(judged("claims", coders, written(coders), tmp_path), "CE increase (nats/token)")

@@ -17,7 +17,7 @@ from made_up_results import (
 from sklearn.metrics import roc_auc_score
 
 from bsc.errors import UserError
-from bsc.figures.distributions import COUNTED, F1_BINS
+from bsc.figures.distributions import COUNTED, F1_BINS, by_rate, histograms, scored_latents
 from bsc.figures.draw import draw
 from bsc.figures.registry import at_one_k
 from bsc.io import write_json, write_parquet
@@ -73,6 +73,26 @@ def test_histograms_hold_every_latent_and_rates_are_means(written, tmp_path: Pat
         assert low == pytest.approx((scored["f1"] < F1_BINS[6]).mean(), abs=1e-6)
 
 
+def weighing(latents: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Latents that stand for one to four, by their number, and each of them so many times."""
+    weights = 1 + latents["latent"] % 4
+    return latents.assign(sampling_weight=1.0 * weights), latents.loc[latents.index.repeat(weights)]
+
+
+def test_means_and_histograms_count_a_latent_as_often_as_it_weighs(written) -> None:
+    coders = grid(seeds=(1,))
+    spec = figure_spec("fig17", coders)
+    sampled, several = weighing(scored_latents(spec, written(coders), "fuzzing"))
+    one, other = (by_rate(table, spec) for table in (sampled, several))
+    for column in ("bin", "rate", "f1"):
+        np.testing.assert_allclose(one[column], other[column], rtol=1e-12)
+    assert (one["latents"] < other["latents"]).any()
+    one, other = (histograms(table) for table in (sampled, several))
+    for column in ("from", "share", "true_positive_rate", "false_positive_rate"):
+        np.testing.assert_allclose(one[column], other[column], rtol=1e-12)
+    assert (one["share"] != histograms(sampled.assign(sampling_weight=1.0))["share"]).any()
+
+
 def with_embedding(coders, results: Path) -> None:
     """Add what `bsc score` writes where the scorer `embedding` was asked for."""
     for coder in coders:
@@ -86,7 +106,7 @@ def with_embedding(coders, results: Path) -> None:
 
 def areas_of(coder) -> pd.DataFrame:
     table = latent_scores_of(coder)
-    table = table.loc[table["scorer"] == "fuzzing", ["latent", "control", "firings"]]
+    table = table.loc[table["scorer"] == "fuzzing", ["latent", "control", "firings", "sampling_weight"]]
     drawn = np.random.default_rng([coder.k, coder.seed]).uniform(0.4, 1, len(table))
     return table.assign(scorer="embedding", auroc=np.where(table["control"] == "none", drawn, 0.5))
 

@@ -49,6 +49,7 @@ def test_coders_has_scores_of_controls_and_variants(coders, written, tmp_path: P
     for variant, front in (("trained", ""), ("random", "random_"), ("binarised", "binarised_")):
         scores = summary_of(coder, variant)["scorers"]["fuzzing"]
         assert rows.loc[1, f"{front}fuzzing_weighted_low"] == pytest.approx(scores["none"]["weighted"]["low"], rel=1e-7)
+        assert rows.loc[1, f"{front}fuzzing_weighted_effective_sample_size"] == 46.5
         shuffled = scores["shuffled"]["unweighted"]["value"]
         assert rows.loc[1, f"{front}fuzzing_shuffled_unweighted"] == pytest.approx(shuffled, rel=1e-7)
     assert np.isnan(rows.loc[2, "random_fuzzing_weighted"])
