@@ -20,6 +20,7 @@ from bsc.figures.results import (
     BOUNDS,
     KIND,
     LINEAR,
+    PALE_BARS,
     SEEDS,
     evaluated_on,
     evaluations,
@@ -179,8 +180,7 @@ def _draw_line(axes: Axes, points: pd.DataFrame, at: float, line: dict[str, Any]
         return
     x, value = points["k"].to_numpy() * at, points["value"].to_numpy()
     if set(BOUNDS) <= set(points):
-        zero, one = (points[bound].to_numpy() for bound in BOUNDS)
-        axes.vlines(x, zero, one, colors=line["color"], alpha=0.22, linewidth=2.4, zorder=1.5)
+        style.pale_bars(axes, x, points[list(BOUNDS)], line["color"])
     draw_own(axes, x, points, line["color"])
     errors = style.reach(value, points["low"], points["high"])
     axes.errorbar(x, value, errors, elinewidth=0.9, capsize=1.6, capthick=0.9, **line)
@@ -253,7 +253,7 @@ def _notes(points: pd.DataFrame, linear: pd.DataFrame, view: View, spec: FigureS
     if not set(points["variant"]) <= {"trained"}:
         yield "Random and binarised coders: the first seed."
     if set(BOUNDS) <= set(points):
-        yield "Pale bars: latents too dense to be scored taken at F1 = 0 to F1 = 1."
+        yield PALE_BARS
 
 
 def _labels(points: pd.DataFrame, spec: FigureSpec) -> str:

@@ -9,7 +9,19 @@ from matplotlib.axes import Axes
 
 from bsc.figures import style
 from bsc.figures.panels import ARCHITECTURE_NAMES, cell_rows, cell_title, cells, place
-from bsc.figures.results import KEYS, SCORES, binarisers_of, evaluations, interpreted, own, preferred, scores, span
+from bsc.figures.results import (
+    BOUNDS,
+    KEYS,
+    PALE_BARS,
+    SCORES,
+    binarisers_of,
+    evaluations,
+    interpreted,
+    own,
+    preferred,
+    scores,
+    span,
+)
 from bsc.stages import FigureSpec
 
 _LABELS = {
@@ -48,12 +60,12 @@ def _draw_binarisers(table: pd.DataFrame, scorer: str, spec: FigureSpec, output:
         one.set_xlabel("CE increase (nats/token)")
     note = (
         f"k\u00a0=\u00a0{table['k'].iloc[0]}; a point a seed. Bars: bootstrap 95% intervals, across over "
-        f"{span(table['documents'])} documents, upwards over scored latents. {interpreted(spec, table)} Better is up and "
-        "to the left. Differences with their intervals: comparisons.csv."
+        f"{span(table['documents'])} documents, upwards over scored latents. {interpreted(spec, table)} {PALE_BARS} Better is "
+        "up and to the left. Differences with their intervals: comparisons.csv."
     )
     style.finish(figure, [style.handle(name, spec.labels[name], spec.style) for name in binarisers_of(spec)], note, spec.style)
     ends = ("", "_low", "_high")
-    shown = [*KEYS, *(f"{name}{end}" for name in ("ce_increase", *SCORES) for end in ends), "latents_scored"]
+    shown = [*KEYS, *(f"{name}{end}" for name in ("ce_increase", *SCORES) for end in ends), *BOUNDS, "latents_scored"]
     style.save(figure, table[shown], output)
 
 
@@ -62,6 +74,8 @@ def _binarisers(axes: Axes, here: pd.DataFrame, score: str, spec: FigureSpec) ->
     for name in binarisers_of(spec):
         mine = here[here["binariser"] == name]
         look = {**style.mark(name, spec.style).line, "linestyle": "none"}
+        if score == "weighted":
+            style.pale_bars(axes, mine["ce_increase"], mine[list(BOUNDS)], look["color"])
         errors = [_reach(mine, column) for column in ("ce_increase", score)]
         axes.errorbar(mine["ce_increase"], mine[score], errors[1], errors[0], elinewidth=0.8, **look)
     axes.locator_params(axis="x", nbins=4)

@@ -29,6 +29,8 @@ METRICS = (
 SCORES = ("unweighted", "weighted")
 BOUNDS = ("dense_as_zero", "dense_as_one")
 """The weighted score with the latents too dense to be scored at F1 = 0, and at F1 = 1."""
+PALE_BARS = "Pale bars: latents too dense to be scored taken at F1 = 0 to F1 = 1."
+"""What a note says where `BOUNDS` are drawn."""
 
 EFFECTIVE = "effective_sample_size"
 """Of the weighted score: see `bsc.autointerp.metrics`."""

@@ -169,14 +169,19 @@ def test_a_layer_without_a_score_keeps_its_panel(name: str, written, tmp_path: P
     assert 0 <= titles.find("layer 9") < titles.find("layer 18")
 
 
-def test_fig19_has_a_point_a_seed_with_both_intervals(written, tmp_path: Path) -> None:
+def test_fig19_has_a_point_a_seed_with_intervals_and_bounds(written, finished, tmp_path: Path) -> None:
     coders = grid()
     table = drawn("fig19", coders, written(coders), tmp_path)
     assert len(table) == 6
+    bars = [bar for axes in finished[0][0].axes for lines in axes.collections for bar in lines.get_segments()]
     for coder in (coder for coder in coders if coder.k == 32):
         (row,) = table[(table["binariser"] == coder.binariser) & (table["seed"] == coder.seed)].to_dict("records")
         score = summary_of(coder, "trained")["scorers"]["fuzzing"]["none"]["weighted"]
         assert [row["weighted"], row["weighted_low"]] == pytest.approx([score["value"], score["low"]], rel=1e-7)
+        bounds = [score["dense_as_zero"], score["dense_as_one"]]
+        assert [row["dense_as_zero"], row["dense_as_one"]] == pytest.approx(bounds, rel=1e-7)
+        at = pytest.approx([row["ce_increase"], bounds[0], row["ce_increase"], bounds[1]], rel=1e-6)
+        assert any([*bar[0], *bar[1]] == at for bar in bars)
         assert row["ce_increase_high"] == pytest.approx(metrics_of(coder)["ce_increase"]["high"], rel=1e-7)
 
 
