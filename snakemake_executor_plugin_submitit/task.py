@@ -61,13 +61,16 @@ class Task:
     def checkpoint(self) -> DelayedSubmission | None:
         """Let the command save its state and leave; what to run once the job is requeued.
 
-        None, for no requeue, if the command got done, or if it was still there when its time was up or the job was cancelled.
+        None, for no requeue, if the command got done, if it ended before anything in it had a handler, or if it was still there
+        when its time was up or the job was cancelled.
         """
         self._warned_by = SAVE.name
-        while self._pid and self._runs() and not self._catches(SAVE):
-            time.sleep(HANDLER_POLL_SECONDS)
+        told = not self._pid
+        while not told and self._runs():
+            told = self._catches(SAVE)
+            time.sleep(0 if told else HANDLER_POLL_SECONDS)
         self._pass_on(SAVE)
-        if self._pid and (self._wait() == 0 or self._warned_by != SAVE.name):
+        if self._pid and (self._wait() == 0 or not told or self._warned_by != SAVE.name):
             return None
         return DelayedSubmission(Task(self.command, self.token, self.folder, passes_on=self.passes_on))
 
@@ -123,9 +126,9 @@ class Task:
             return True
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):  # it has ended
-                if int((process / "stat").read_text().rpartition(")")[2].split()[2]) != self._pid:
+                if os.getpgid(int(process.name)) != self._pid:
                     continue
-                caught = re.search(r"^SigCgt:\s*([0-9a-f]+)$", (process / "status").read_text(), re.MULTILINE)
+                caught = re.search(rb"^SigCgt:\s*([0-9a-f]+)$", (process / "status").read_bytes(), re.MULTILINE)
                 if caught and int(caught[1], 16) >> (number - 1) & 1:
                     return True
         return False

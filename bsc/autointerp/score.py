@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from bsc.autointerp.embedding.windows import WindowEmbeddings
 from bsc.autointerp.explain import FILE as EXPLANATIONS
@@ -136,7 +136,21 @@ def said_by_control(spec: ScoreSpec, scored: pd.DataFrame) -> dict[str, list[Exp
     own = [Explanation(text, json.loads(rules)) for text, rules in texts]
     if not spec.shuffled or len(own) < 2:
         return {NONE: own}
-    return {NONE: own, SHUFFLED: [own[donor] for donor in derangement(len(own), [spec.windows.seed, _DONOR])]}
+    donors = donors_of(scored["sampling_weight"].to_numpy(), [spec.windows.seed, _DONOR])
+    return {NONE: own, SHUFFLED: [own[donor] for donor in donors]}
+
+
+def donors_of(weights: Float[np.ndarray, " count"], seed: list[int]) -> Int[np.ndarray, " count"]:
+    """For each latent another one, whose explanation it is judged by: a derangement where all weigh the same.
+
+    Else drawn by sampling weight, so that they are as if drawn from all eligible latents: the frequent ones, of which a sample
+    has too many, have explanations that say yes to more.
+    """
+    if (weights == weights[0]).all():
+        return derangement(len(weights), seed)
+    generator = np.random.default_rng(seed)
+    others = [np.delete(np.arange(len(weights)), latent) for latent in range(len(weights))]
+    return np.array([generator.choice(rest, p=weights[rest] / weights[rest].sum()) for rest in others])
 
 
 def derangement(count: int, seed: list[int]) -> Int[np.ndarray, " count"]:

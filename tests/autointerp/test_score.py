@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bsc.autointerp.explain import explain
 from bsc.autointerp.samples import sample_for_explanation, sample_for_test
-from bsc.autointerp.score import derangement, score
+from bsc.autointerp.score import derangement, donors_of, score
 from bsc.errors import CorruptFile, UserError
 from bsc.stages import ExplainSpec, ScoreSpec
 
@@ -213,6 +213,15 @@ def test_an_altered_tokenizer_is_refused(world) -> None:
     path.write_text(path.read_text().replace("w3", "x3"))
     with pytest.raises(CorruptFile, match="SHA-256"):
         _run(world)
+
+
+def test_donors_are_drawn_by_sampling_weight() -> None:
+    """A mean over donors is then one over all latents that the sample stands for."""
+    weights = np.repeat([1.0, 9.0], 20)
+    drawn = np.stack([donors_of(weights, [seed]) for seed in range(500)])
+    assert (drawn != np.arange(40)).all()
+    assert (drawn < 20).mean() == pytest.approx(0.1, abs=0.01)
+    assert donors_of(np.full(7, 2.5), [3]).tolist() == derangement(7, [3]).tolist()
 
 
 @settings(deadline=None, max_examples=40)

@@ -137,6 +137,28 @@ def test_a_signal_waits_for_a_program_that_is_still_starting(tmp_path: Path) -> 
     assert (record.exit_code, record.warned_by) == (0, None)
 
 
+def test_a_name_that_is_cut_inside_of_a_letter_disturbs_nothing(tmp_path: Path) -> None:
+    """Linux cuts a process's name after 15 bytes."""
+    named = tmp_path / "aaaaaaaaaaaaaa\u00e9"
+    named.symlink_to("/bin/sleep")
+    (tmp_path / "saver.py").write_text(SAVER)
+    job = submit(tmp_path, f"touch started; '{named}' 2; {sys.executable} saver.py && touch finished")
+    wait_for((tmp_path / "started").exists)
+    os.kill(process_of(job), signal.SIGUSR2)
+    assert record_of(job).exit_code == 0
+    assert (tmp_path / "state").read_text() == "SIGUSR2"
+    assert (tmp_path / "finished").exists()
+
+
+def test_a_command_that_fails_without_a_handler_is_not_put_back(tmp_path: Path) -> None:
+    job = submit(tmp_path, "echo >> ready; sleep 1; exit 3")
+    wait_for((tmp_path / "ready").exists)
+    os.kill(process_of(job), signal.SIGUSR2)
+    record = record_of(job)
+    assert (record.exit_code, record.warned_by) == (3, "SIGUSR2")
+    assert (tmp_path / "ready").read_text() == "\n"
+
+
 def test_a_signal_in_the_batch_script_is_as_one_that_comes_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "saver.py").write_text(SAVER)
     monkeypatch.setenv(EARLY, "1")

@@ -56,7 +56,7 @@ def test_a_signal_is_not_lost_where_exceptions_are() -> None:
 
 def test_a_signal_that_another_thread_takes_wakes_the_loop() -> None:
     over = threading.Event()
-    other = threading.Thread(target=over.wait)
+    other = threading.Thread(target=over.wait, daemon=True)
     other.start()
     begun = time.monotonic()
 
