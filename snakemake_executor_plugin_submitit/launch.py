@@ -12,8 +12,11 @@ SAVE = signal.SIGUSR2
 EARLY = "SNAKEMAKE_SUBMITIT_EARLY"
 """Set in the environment of a job that got SAVE in its batch script, before Python."""
 
-KEEP = f"trap 'export {EARLY}=1' {SAVE.name.removeprefix('SIG')}"
+_SAVE = SAVE.name.removeprefix("SIG")
+KEEP = f"trap 'export {EARLY}=1' {_SAVE}"
 """First line of a batch script: SAVE is noted, where it would have ended the script."""
+IGNORE = f"trap '' {_SAVE}"
+"""A line of a shell: it and what it starts go on at SAVE, unless they have a handler."""
 
 if __name__ == "__main__":
     signal.pthread_sigmask(signal.SIG_BLOCK, {SAVE})

@@ -30,11 +30,8 @@ BUSY = (
     "Transport endpoint is not connected",
 )
 
-
 # In place of the batch script's shell, so that Slurm's signal to it reaches Python. The shell's trap ends here.
-PYTHON = (
-    f"trap '' {launch.SAVE.name.removeprefix('SIG')}; exec {shlex.quote(sys.executable)} -I -S {shlex.quote(launch.__file__)}"
-)
+PYTHON = f"{launch.IGNORE}; exec {shlex.quote(sys.executable)} -I -S {shlex.quote(launch.__file__)}"
 
 
 class SubmissionError(RuntimeError):

@@ -27,7 +27,7 @@ from types import FrameType
 from submitit import JobEnvironment
 from submitit.core.utils import DelayedSubmission, UncompletedJobError
 
-from .launch import EARLY, SAVE
+from .launch import EARLY, IGNORE, SAVE
 from .record import ExitRecord, record_path, write_record
 
 POLL_SECONDS = 0.1
@@ -65,13 +65,13 @@ class Task:
         when its time was up or the job was cancelled.
         """
         self._warned_by = SAVE.name
-        told = not self._pid
-        while not told and self._runs():
-            told = self._catches(SAVE)
-            time.sleep(0 if told else HANDLER_POLL_SECONDS)
-        self._pass_on(SAVE)
-        if self._pid and (self._wait() == 0 or not told or self._warned_by != SAVE.name):
-            return None
+        if self._pid:
+            heeded = False
+            while self._runs() and not (heeded := self._has_handler()):
+                time.sleep(HANDLER_POLL_SECONDS)
+            self._pass_on(SAVE)
+            if self._wait() == 0 or not heeded or self._warned_by != SAVE.name:
+                return None
         return DelayedSubmission(Task(self.command, self.token, self.folder, passes_on=self.passes_on))
 
     def _start(self) -> None:
@@ -80,7 +80,7 @@ class Task:
             signal.signal(signal.SIGINT, self._on_interrupt)
         # A group of its own: signals reach the command and what it started, and not this process. The shell outlives SIGTERM,
         # lest what it started become an orphan that a cluster without cgroups never finds again.
-        shell = ["/bin/sh", "-c", f"trap '' {SAVE.name.removeprefix('SIG')}\ntrap : TERM\n{self.command}"]
+        shell = ["/bin/sh", "-c", f"{IGNORE}\ntrap : TERM\n{self.command}"]
         self._pid = os.posix_spawn(shell[0], shell, os.environ, setpgroup=0, setsigmask=[], setsigdef=[signal.SIGPIPE])
 
     def _outcome(self, early: bool) -> int:
@@ -120,8 +120,8 @@ class Task:
                 self._waited.extend(map(os.waitpid, [self._pid], [os.WNOHANG]))
         return self._waited[0] == (0, 0)
 
-    def _catches(self, number: signal.Signals) -> bool:
-        """Whether a process of the command's group has a handler for the signal; true where there is no /proc to tell."""
+    def _has_handler(self) -> bool:
+        """Whether a process of the command's group has a handler for SAVE; true where there is no /proc to tell."""
         if not Path("/proc/self/stat").exists():
             return True
         for process in Path("/proc").glob("[0-9]*"):
@@ -129,7 +129,7 @@ class Task:
                 if os.getpgid(int(process.name)) != self._pid:
                     continue
                 caught = re.search(rb"^SigCgt:\s*([0-9a-f]+)$", (process / "status").read_bytes(), re.MULTILINE)
-                if caught and int(caught[1], 16) >> (number - 1) & 1:
+                if caught and int(caught[1], 16) >> (SAVE - 1) & 1:
                     return True
         return False
 

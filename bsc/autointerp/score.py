@@ -149,7 +149,7 @@ def donors_of(weights: Float[np.ndarray, " count"], seed: list[int]) -> Int[np.n
     if (weights == weights[0]).all():
         return derangement(len(weights), seed)
     generator = np.random.default_rng(seed)
-    others = [np.delete(np.arange(len(weights)), latent) for latent in range(len(weights))]
+    others = (np.delete(np.arange(len(weights)), latent) for latent in range(len(weights)))
     return np.array([generator.choice(rest, p=weights[rest] / weights[rest].sum()) for rest in others])
 
 

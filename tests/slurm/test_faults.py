@@ -53,6 +53,13 @@ def counter(workflow: Workflow, seconds: float, minutes: int = 10) -> None:
     workflow.write(COUNT.format(minutes=minutes), counter__py=program(seconds))
 
 
+def warn(workflow: Workflow) -> str:
+    """Send the one running job the signal that Slurm sends ahead of the time limit; its id."""
+    (job,) = workflow.cluster.jobs("RUNNING")
+    workflow.cluster.call("scancel", "--batch", "--signal=USR2", job)
+    return job
+
+
 def test_the_controller_is_restarted(workflow: Workflow) -> None:
     workflow.write(NAP.format(text="x", seconds=8))
     process = workflow.start()
@@ -237,8 +244,7 @@ def test_the_save_signal_requeues_a_job_that_saves(workflow: Workflow) -> None:
     counter(workflow, 0.03)
     process = workflow.start()
     wait_for(lambda: workflow.has("starts"))
-    (job,) = workflow.cluster.jobs("RUNNING")
-    workflow.cluster.call("scancel", "--batch", "--signal=USR2", job)
+    job = warn(workflow)
     code, output = workflow.finish(process)
     assert code == 0, output
     assert workflow.read("sum.txt") == SUM
@@ -256,8 +262,7 @@ def test_the_save_signal_comes_while_the_job_starts(workflow: Workflow, late: st
         (workflow.folder / "counter.py").write_text(starting + program(0.02))
     process = workflow.start(*(["--submitit-setup", "touch starting; sleep 3"] if late == "batch script" else []))
     wait_for(lambda: workflow.has("starting"))
-    (job,) = workflow.cluster.jobs("RUNNING")
-    workflow.cluster.call("scancel", "--batch", "--signal=USR2", job)
+    warn(workflow)
     code, output = workflow.finish(process)
     assert code == 0, output
     assert workflow.read("sum.txt") == SUM
@@ -268,8 +273,7 @@ def test_the_save_signal_leaves_other_jobs_alone(workflow: Workflow) -> None:
     workflow.write(NAP.format(text="x", seconds=6))
     process = workflow.start()
     wait_for(lambda: workflow.has("ran"))
-    (job,) = workflow.cluster.jobs("RUNNING")
-    workflow.cluster.call("scancel", "--batch", "--signal=USR2", job)
+    warn(workflow)
     code, output = workflow.finish(process)
     assert code == 0, output
     assert workflow.read("ran") == "x\n"
