@@ -172,15 +172,12 @@ def test_too_many_candidates_and_rows_that_are_not_finite_are_uncertain():
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -3e38, 1e31])
 def test_what_cannot_be_bounded_is_left_to_the_dense_product(wrong):
     x, W, b = batch("normal", 5, 200, 48, 4)
-    for tensor, at in ((x, 0), (W, 77), (b, 77)):
-        kept = tensor.view(-1)[at].clone()
-        tensor.view(-1)[at] = wrong
+    for tensor in (x, W, b):
+        kept = tensor.view(-1)[77].clone()
+        tensor.view(-1)[77] = wrong
         assert screening.top_k(x, W, b, 8) is None
         assert screening.winners(x, W, b, 8) is None
-        tensor.view(-1)[at] = kept
-    x[3, 7] = wrong  # of a token that is not in the sample which the bounds are made for
-    assert screening.top_k(x, W, b, 8).certain.tolist() == [True, True, True, False, True]
-    assert screening.winners(x, W, b, 8).certain.tolist() == [True, True, True, False, True]
+        tensor.view(-1)[77] = kept
 
 
 def test_bounds_beyond_float32_are_never_taken_for_certain():

@@ -5,8 +5,7 @@ few latents whose upper bound reaches the k-th largest lower bound are computed 
 the same latents that the float32 product would select, but for its rounding. No [tokens, latents] tensor is made.
 
 Bounds are some six standard deviations of the error wide, whatever the data: rounding is dithered, by fixed numbers, so that a
-rerun selects the same. They are of the centred batch, its dimensions stretched to where encoder and batch have like spreads: by
-a sample of both, for bounds hold wherever the centre is.
+rerun selects the same. They are of the centred batch, its dimensions stretched to where encoder and batch have like spreads.
 """
 
 from typing import NamedTuple
@@ -26,7 +25,7 @@ _MOST_DIMENSIONS = 1 << 14
 _SMALLEST_SPREAD = 1e-3
 """Of a dimension, over the mean of all: a constant one is not stretched without end."""
 _SAMPLED_ROWS = 16
-"""One row in so many says where a dimension's numbers lie and how far they spread."""
+"""One encoder row in so many says how far a dimension's weights spread."""
 
 
 class Screened(NamedTuple):
@@ -62,8 +61,8 @@ def top_k(
 ) -> Screened | None:
     """The k largest of `W x + b - minus` on each token; of equal values the lowest indices win.
 
-    None where something in W, b, minus or the sample of x is not finite, or too large or small for bounds. Raises ValueError
-    when there are fewer than k latents, or k is not above 0.
+    None where something in x, W, b or minus is not finite, or too large or small for bounds. Raises ValueError when there are
+    fewer than k latents, or k is not above 0.
     """
     if not 0 < k <= len(W):
         raise ValueError(f"cannot screen for k = {k} of {len(W)} latents")
@@ -86,9 +85,8 @@ def winners(
 
 
 def _screen(x: Tensor, W: Tensor, b: Tensor, minus: Tensor | None, selected: int, groups: int) -> Screened | None:
-    sampled = x[::_SAMPLED_ROWS]
-    mean = sampled.mean(0)
-    stretch = (_spread(sampled - mean) / _spread(W[::_SAMPLED_ROWS])).sqrt()
+    mean = x.mean(0)
+    stretch = (_spread(x - mean) / _spread(W[::_SAMPLED_ROWS])).sqrt()
     shape = len(x), selected
     found = Screened(x.new_empty(shape, dtype=torch.int64), x.new_empty(shape), x.new_empty(len(x), dtype=torch.bool))
     inputs = map(native.contiguous, (x, W, b, minus, mean, stretch))
