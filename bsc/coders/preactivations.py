@@ -103,9 +103,12 @@ class Preactivations:
                     p = functional.linear(self._centred[again], W, b)
                 chosen[again] = choose(p, count, minus)
                 values[again] = p.gather(1, chosen[again])
-        indices = among[chosen] if isinstance(among, Tensor) else chosen + (among.start or 0)
-        self._selected = indices, values
-        return indices
+        if isinstance(among, Tensor):
+            chosen = among[chosen]
+        elif among.start:
+            chosen = chosen + among.start
+        self._selected = chosen, values
+        return chosen
 
     def at(self, indices: Int[Tensor, "tokens selected"]) -> Float[Tensor, "tokens selected"]:
         """The pre-activations at `indices`, float32 (or wider); differentiable, its backward touching those rows only."""
@@ -178,7 +181,7 @@ class _At(torch.autograd.Function):
         indices: Tensor,
     ) -> Tensor:
         ctx.save_for_backward(centred, W_enc, indices)
-        return values.clone()
+        return values.detach()
 
     @staticmethod
     @once_differentiable

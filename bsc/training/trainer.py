@@ -84,7 +84,7 @@ class Trainer:
         self._silence.update(loss.code)
         if self.frequencies is not None:
             self._control(self.frequencies, loss.code)
-        l0 = (loss.code.values.detach() > 0).sum() / (len(loss.code.values) * self._ranks.replicas)
+        l0 = torch.count_nonzero(loss.code.values.detach()) / (len(loss.code.values) * self._ranks.replicas)
         shares = torch.stack((loss.fvu.detach(), loss.total.detach(), l0))
         self._ranks.sum_(shares)
         self.log.add(torch.stack((*shares, self._silence.dead.float().mean(), norm, *loss.more)), rate)

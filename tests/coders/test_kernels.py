@@ -79,6 +79,36 @@ def test_compiled_kernels_do_not_depend_on_the_number_of_threads():
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
 
 
+def moments(x):
+    """By the formula, in float64."""
+    mean = x.double().mean(0)
+    return mean, (x.double() - mean).square().sum(0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 20), st.integers(0, 2**30))
+def test_moments_are_those_of_the_formula(tokens, width, seed):
+    x = torch.randn(tokens, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    for found, right in zip(kernels.moments(x), moments(x), strict=True):
+        torch.testing.assert_close(found, right)
+
+
+@pytest.mark.compiled
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 700), st.integers(1, 40), st.sampled_from([0, 1, 1e3]), st.integers(0, 2**30))
+def test_compiled_moments_are_those_of_the_formula_far_from_zero_too(tokens, width, mean, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(width, generator=generator) * torch.randn(tokens, width, generator=generator) + mean
+    found = []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        found.append(native.moments(x))
+        assert all(map(torch.equal, found[0], found[-1]))
+    (ours, squares), (right, expected) = found[0], moments(x)
+    torch.testing.assert_close(ours.double(), right, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(squares.double(), expected, rtol=1e-5, atol=1e-10 * mean**2 * tokens)
+
+
 @pytest.mark.compiled
 def test_compiled_kernels_are_used_where_they_serve(monkeypatch):
     indices, values, rows, _ = batch(20, 30, 4, 8, 0, torch.float32)

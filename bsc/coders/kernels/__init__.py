@@ -89,6 +89,13 @@ def latent_sums(
     return sums
 
 
+def moments(x: Float[Tensor, "tokens d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
+    """The mean of each dimension over the tokens, and Σ(x - mean)²: no gradient goes through them."""
+    with torch.no_grad():
+        found: tuple[Tensor, Tensor] = (native if native.serves(x) else reference).moments(x)
+    return found
+
+
 def softmax(
     p: Float[Tensor, "tokens latents"], groups: int, beta: float, keys: Int[Tensor, "tokens 2"] | None = None
 ) -> tuple[Int[Tensor, "tokens groups"], Softmax]:

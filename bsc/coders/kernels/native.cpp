@@ -324,15 +324,6 @@ void column_sums(const T* values, int64_t rows, int64_t columns, int64_t threads
     });
 }
 
-inline void add_scaled(float* __restrict__ total, const float* __restrict__ row, float weight, int64_t width) {
-#pragma omp simd
-    for (int64_t j = 0; j < width; ++j) total[j] += weight * row[j];
-}
-
-inline void fetch_row(const float* row, int64_t width) {
-    for (int64_t j = 0; j < width; j += 16) __builtin_prefetch(row + j);
-}
-
 }  // namespace
 
 extern "C" {
@@ -385,6 +376,10 @@ void bsc_column_sums_bfloat16(const BFloat16* values, int64_t rows, int64_t colu
     column_sums(values, rows, columns, threads, sums);
 }
 
+void bsc_moments(const float* x, int64_t tokens, int64_t width, int64_t threads, float* mean, float* squares) {
+    moments(x, tokens, width, threads, mean, squares);
+}
+
 void bsc_threshold_float32(const float* p, int64_t tokens, int64_t latents, int64_t k, int64_t threads, float* thresholds) {
     threshold_rows(p, tokens, latents, k, threads, thresholds);
 }
@@ -396,13 +391,10 @@ void bsc_threshold_bfloat16(const BFloat16* p, int64_t tokens, int64_t latents, 
 void bsc_decode(const int64_t* indices, const float* values, const float* rows, int64_t tokens, int64_t selected, int64_t width, int64_t threads, float* total) {
     in_parallel(tokens, 16, threads, [=](int64_t first, int64_t last) {
         for (int64_t token = first; token < last; ++token) {
+            const int64_t at = token * selected;
             float* sum = total + token * width;
-            const int64_t* index = indices + token * selected;
             std::fill(sum, sum + width, 0.0f);
-            for (int64_t s = 0; s < selected; ++s) {
-                if (s + 1 < selected) fetch_row(rows + index[s + 1] * width, width);
-                add_scaled(sum, rows + index[s] * width, values[token * selected + s], width);
-            }
+            add_rows(sum, selected, width, [=](int64_t s) { return rows + indices[at + s] * width; }, [=](int64_t s) { return values[at + s]; });
         }
     });
 }
@@ -410,12 +402,8 @@ void bsc_decode(const int64_t* indices, const float* values, const float* rows, 
 void bsc_value_gradient(const int64_t* indices, const float* gradient, const float* rows, int64_t tokens, int64_t selected, int64_t width, int64_t threads, float* products) {
     in_parallel(tokens, 16, threads, [=](int64_t first, int64_t last) {
         for (int64_t token = first; token < last; ++token) {
-            const float* own = gradient + token * width;
-            const int64_t* index = indices + token * selected;
-            for (int64_t s = 0; s < selected; ++s) {
-                if (s + 1 < selected) fetch_row(rows + index[s + 1] * width, width);
-                products[token * selected + s] = inner_product(own, rows + index[s] * width, width);
-            }
+            const int64_t at = token * selected;
+            multiply_rows(gradient + token * width, selected, width, [=](int64_t s) { return rows + indices[at + s] * width; }, [=](int64_t s, float product) { products[at + s] = product; });
         }
     });
 }
@@ -424,17 +412,15 @@ void bsc_value_gradient(const int64_t* indices, const float* gradient, const flo
 void bsc_residual(const int64_t* indices, const float* values, const float* rows, const float* y, const float* bias, const float* skip, int64_t tokens, int64_t selected, int64_t width, int64_t threads, float* residual, float* squares, float* products) {
     in_parallel(tokens, 16, threads, [=](int64_t first, int64_t last) {
         for (int64_t token = first; token < last; ++token) {
+            const int64_t at = token * selected;
+            const auto row = [=](int64_t s) { return rows + indices[at + s] * width; };
             float* rest = residual + token * width;
-            const int64_t* index = indices + token * selected;
             std::copy_n(y + token * width, width, rest);
             if (bias) add_scaled(rest, bias, -1.0f, width);
             if (skip) add_scaled(rest, skip + token * width, -1.0f, width);
-            for (int64_t s = 0; s < selected; ++s) {
-                if (s + 1 < selected) fetch_row(rows + index[s + 1] * width, width);
-                add_scaled(rest, rows + index[s] * width, -values[token * selected + s], width);
-            }
+            add_rows(rest, selected, width, row, [=](int64_t s) { return -values[at + s]; });
             squares[token] = inner_product(rest, rest, width);
-            for (int64_t s = 0; s < selected; ++s) products[token * selected + s] = inner_product(rest, rows + index[s] * width, width);
+            multiply_rows(rest, selected, width, row, [=](int64_t s, float product) { products[at + s] = product; });
         }
     });
 }
@@ -456,12 +442,10 @@ void bsc_row_gradient(const int64_t* indices, const float* weights, const float*
             sorted[next[indices[entry]]++] = {static_cast<int32_t>(token), weights[entry]};
     in_parallel(latents, 32, threads, [&](int64_t first, int64_t last) {
         for (int64_t latent = first; latent < last; ++latent) {
+            const Entry* own = sorted.data() + begin[latent];
             float* sum = total + latent * width;
             std::fill(sum, sum + width, 0.0f);
-            for (int64_t e = begin[latent]; e < begin[latent + 1]; ++e) {
-                if (e + 2 < entries) fetch_row(x + sorted[e + 2].token * width, width);
-                add_scaled(sum, x + sorted[e].token * width, sorted[e].weight, width);
-            }
+            add_rows(sum, begin[latent + 1] - begin[latent], width, [=](int64_t e) { return x + own[e].token * width; }, [=](int64_t e) { return own[e].weight; });
         }
     });
 }

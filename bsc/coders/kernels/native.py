@@ -117,6 +117,13 @@ def row_gradient(
     return total
 
 
+def moments(x: Float[Tensor, "tokens d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
+    """The mean of each dimension, and Σ(x - mean)²."""
+    mean, squares = x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
+    call("bsc_moments", x.contiguous(), *x.shape, _threads(), mean, squares)
+    return mean, squares
+
+
 def top_k(
     p: Float[Tensor, "tokens latents"], k: int, minus: Float[Tensor, " latents"] | None = None
 ) -> Int[Tensor, "tokens {k}"]:

@@ -52,6 +52,12 @@ def latent_sums(
     return weights.new_zeros(latents).index_add_(0, indices.flatten(), weights.flatten())
 
 
+def moments(x: Float[Tensor, "tokens d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
+    """The mean of each dimension, and Σ(x - mean)²."""
+    mean = x.mean(0)
+    return mean, (x - mean).square_().sum(0)
+
+
 def _wide(one: Tensor, other: Tensor) -> torch.dtype:
     """What products of two tensors are summed in."""
     return torch.promote_types(torch.promote_types(one.dtype, other.dtype), torch.float32)

@@ -1,11 +1,12 @@
 // Selection without the dense product: a product of 8-bit integers bounds every pre-activation from above and below, and only
 // the few latents whose upper bound reaches the k-th largest lower bound are computed, in float32. See screening.py.
 //
-// With w' = w ⊙ stretch and x' = (x - mean) / stretch, p = w·x + b = w'·x' + (w·mean + b). Both are rounded to whole steps,
-// w' = s_w q_w + δ_w and x' = s_x q_x + δ_x, so that w'·x' = s_w s_x q_w·q_x + δ_w·(s_x q_x) + w'·δ_x. Rounding is dithered: each
-// δ has mean 0 and lies within one step, whatever the numbers are. So by Hoeffding's inequality, over the dither, the last two
-// terms exceed BOUND (s_w |s_x q_x| + s_x |w'|) with a probability below 4 exp(-2 BOUND²), 2e-5; that is six of their standard
-// deviations on average, and what then is missed is a latent as good as the one in its place, but for rounding.
+// With w' = w ⊙ stretch and x' = (x - mean) / stretch, stretched so that both have like spreads in each dimension,
+// p = w·x + b = w'·x' + (w·mean + b). Both are rounded to whole steps, w' = s_w q_w + δ_w and x' = s_x q_x + δ_x, so that
+// w'·x' = s_w s_x q_w·q_x + δ_w·(s_x q_x) + w'·δ_x. Rounding is dithered: each δ has mean 0 and lies within one step, whatever the
+// numbers are. So by Hoeffding's inequality, over the dither, the last two terms exceed BOUND (s_w |s_x q_x| + s_x |w'|) with a
+// probability below 4 exp(-2 BOUND²), 2e-5; that is six of their standard deviations on average, and what then is missed is a
+// latent as good as the one in its place, but for rounding.
 //
 // A tile of TOKENS x VECTORS sums stays in registers. The products of bytes are an instruction of AVX512-VNNI and AVX-VNNI, four
 // times as fast as float32's; elsewhere the same is computed slowly, for tests.
@@ -39,6 +40,8 @@ constexpr float BOUND = 2.5f;
 constexpr float ROUNDING = 4e-6f;  // of float32 sums of many terms, over the size of these
 constexpr float LARGEST = 126.5f;  // of a row, in steps: with its dither it is a byte still
 constexpr float SMALLEST_SIZE = 1e-30f, LARGEST_SIZE = 1e30f;  // between them nothing that is made of sizes overflows
+constexpr int64_t SAMPLED_ROWS = 16;      // one encoder row in so many says how far a dimension's weights spread
+constexpr float SMALLEST_SPREAD = 1e-3f;  // of a dimension, over the mean of all: a constant one is not stretched without end
 constexpr float NONE = std::numeric_limits<float>::lowest(), NEVER = std::numeric_limits<float>::infinity();
 
 typedef float Floats __attribute__((vector_size(4 * LANES)));
@@ -79,11 +82,13 @@ inline uint32_t reaching(Floats values, float least) {
 }
 
 inline float largest_lane(const Floats& values) {
-    float lanes[LANES], largest = NONE;
+    float lanes[LANES];
     std::memcpy(lanes, &values, sizeof lanes);
-#pragma omp simd reduction(max : largest)
-    for (int lane = 0; lane < LANES; ++lane) largest = std::max(largest, lanes[lane]);
-    return largest;
+#pragma GCC unroll 4
+    for (int half = LANES / 2; half; half /= 2)
+#pragma omp simd
+        for (int lane = 0; lane < half; ++lane) lanes[lane] = lanes[lane] > lanes[lane + half] ? lanes[lane] : lanes[lane + half];
+    return lanes[0];
 }
 
 // Write the lanes whose bit is set, one behind the other; what follows them, up to LANES in all, is overwritten.
@@ -128,40 +133,58 @@ struct Shape {
 };
 
 // The rounded encoder, in panels of PANEL latents: four bytes of each latent, then the next four of each. Of each latent: its
-// step s_w, the constant of its pre-activation, and the factors of its bounds: of s_x, of |s_x q_x|, of 1.
+// step s_w, the factors of its bounds, of s_x and of |s_x q_x|, and what is added to the lower and to the upper one.
 struct Encoder {
     std::unique_ptr<uint8_t[]> bytes;
-    std::vector<float> step, constant, by_step, by_norm, rounding;
+    std::vector<float> step, by_step, by_norm, floor, ceiling;
 };
 
-struct Bounds {
-    Floats lower, upper;
-};
-
-// Where the factors of a panel's bounds lie.
+// The factors of a vector of latents.
 struct Factors {
-    const float *step, *constant, *by_step, *by_norm, *rounding;
+    Floats step, by_step, by_norm, floor, ceiling;
 
     Factors(const Encoder& encoder, int64_t lane)
-        : step(&encoder.step[lane]), constant(&encoder.constant[lane]), by_step(&encoder.by_step[lane]), by_norm(&encoder.by_norm[lane]), rounding(&encoder.rounding[lane]) {}
+        : step(load<Floats>(&encoder.step[lane])), by_step(load<Floats>(&encoder.by_step[lane])), by_norm(load<Floats>(&encoder.by_norm[lane])),
+          floor(load<Floats>(&encoder.floor[lane])), ceiling(load<Floats>(&encoder.ceiling[lane])) {}
 
-    Bounds bounds(int lane, const int32_t* sums, float of_step, float of_norm) const {
-        const Floats product = __builtin_convertvector(load<Sums>(sums + lane), Floats);
-        const Floats middle = product * load<Floats>(step + lane) * of_step + load<Floats>(constant + lane);
-        const Floats slack = load<Floats>(by_step + lane) * of_step + (load<Floats>(by_norm + lane) * of_norm + load<Floats>(rounding + lane));
-        return {middle - slack, middle + slack};
+    Floats lower(const Sums& sums, float of_step, float of_norm) const {
+        return (__builtin_convertvector(sums, Floats) * step - by_step) * of_step + (floor - by_norm * of_norm);
+    }
+    Floats upper(const Sums& sums, float of_step, float of_norm) const {
+        return (__builtin_convertvector(sums, Floats) * step + by_step) * of_step + (ceiling + by_norm * of_norm);
     }
 };
 
 struct Inputs {
-    const float *x, *W, *b, *minus, *mean, *stretch;
+    const float *x, *W, *b, *minus;
+    std::vector<float> mean, stretch;  // of each dimension of x; see the top
+
+    Inputs(const float* x, const float* W, const float* b, const float* minus, int64_t tokens, const Shape& shape, int64_t threads)
+        : x(x), W(W), b(b), minus(minus), mean(shape.width), stretch(shape.width) {
+        std::vector<float> of_x(shape.width), of_W(shape.width);
+        moments(x, tokens, shape.width, threads, mean.data(), of_x.data());
+        int64_t rows = 0;
+        for (int64_t latent = 0; latent < shape.latents; latent += SAMPLED_ROWS, ++rows)
+            for (int64_t i = 0; i < shape.width; ++i) of_W[i] += W[latent * shape.width + i] * W[latent * shape.width + i];
+        to_spread(of_x, tokens);
+        to_spread(of_W, rows);
+        for (int64_t i = 0; i < shape.width; ++i) stretch[i] = std::sqrt(of_x[i] / of_W[i]);
+    }
+
+    // From sums of squares over so many rows to the root mean square of each dimension, kept from 0; 1 where all of them are 0.
+    static void to_spread(std::vector<float>& squares, int64_t rows) {
+        double sum = 0;
+        for (float& one : squares) sum += one = std::sqrt(one / static_cast<float>(rows));
+        const float least = SMALLEST_SPREAD * static_cast<float>(sum / static_cast<double>(squares.size()));
+        for (float& one : squares) one = one + least > 0 ? one + least : 1.0f;
+    }
 };
 
 bool round_encoder(const Inputs& in, const Shape& shape, int64_t threads, Encoder& encoder) {
     const int64_t lanes = shape.panels * PANEL;
     encoder.bytes.reset(new uint8_t[lanes * shape.bytes]);
-    for (auto* factors : {&encoder.step, &encoder.by_step, &encoder.by_norm, &encoder.rounding}) factors->assign(lanes, 0.0f);
-    encoder.constant.assign(lanes, -NEVER);
+    for (auto* factors : {&encoder.step, &encoder.by_step, &encoder.by_norm}) factors->assign(lanes, 0.0f);
+    for (auto* added : {&encoder.floor, &encoder.ceiling}) added->assign(lanes, -NEVER);
     const std::vector<float> offsets = dither(shape.bytes, 1);
     double square = 0;
     for (int64_t i = 0; i < shape.width; ++i) square += static_cast<double>(in.mean[i]) * in.mean[i];
@@ -177,7 +200,7 @@ bool round_encoder(const Inputs& in, const Shape& shape, int64_t threads, Encode
                 for (int64_t i = 0; i < shape.bytes; i += 4) std::memset(out + i * PANEL, 128, 4);
                 continue;
             }
-            const float *w = in.W + latent * shape.width, *mean = in.mean, *stretch = in.stretch, *offset = offsets.data();
+            const float *w = in.W + latent * shape.width, *mean = in.mean.data(), *stretch = in.stretch.data(), *offset = offsets.data();
             float *value = stretched.data(), largest = 0, norm = 0, plain = 0, constant = 0;
 #pragma omp simd reduction(max : largest) reduction(+ : norm, plain, constant)
             for (int64_t i = 0; i < shape.width; ++i) {
@@ -194,11 +217,13 @@ bool round_encoder(const Inputs& in, const Shape& shape, int64_t threads, Encode
             for (int64_t i = 0; i < shape.bytes; i += 4) std::memcpy(out + i * PANEL, whole + i, 4);
             const float minus = in.minus ? in.minus[latent] : 0.0f;
             encoder.step[lane] = largest / LARGEST;
-            encoder.constant[lane] = constant + in.b[latent] - minus;
+            const float rounding = ROUNDING * (std::abs(in.b[latent]) + std::abs(minus) + mean_norm * std::sqrt(plain));
+            constant += in.b[latent] - minus;
+            encoder.floor[lane] = constant - rounding;
+            encoder.ceiling[lane] = constant + rounding;
             encoder.by_step[lane] = BOUND * std::sqrt(norm);
             encoder.by_norm[lane] = BOUND * largest / LARGEST;
-            encoder.rounding[lane] = ROUNDING * (std::abs(in.b[latent]) + std::abs(minus) + mean_norm * std::sqrt(plain));
-            if (!can_be_bounded(norm + std::abs(encoder.constant[lane]) + encoder.rounding[lane], largest)) bounded = false;
+            if (!can_be_bounded(norm + std::abs(constant) + rounding, largest)) bounded = false;
         }
     });
     return bounded;
@@ -217,7 +242,7 @@ class Tokens {
         const std::vector<float> offsets = dither(shape.bytes, 2);
         std::vector<float> centred(shape.width);
         for (int64_t token = 0; token < tokens; ++token) {
-            const float *x = in.x + (first + token) * shape.width, *mean = in.mean, *stretch = in.stretch, *offset = offsets.data();
+            const float *x = in.x + (first + token) * shape.width, *mean = in.mean.data(), *stretch = in.stretch.data(), *offset = offsets.data();
             float *value = centred.data(), largest = 0, square = 0;
 #pragma omp simd reduction(max : largest) reduction(+ : square)
             for (int64_t i = 0; i < shape.width; ++i) {
@@ -247,14 +272,14 @@ class Tokens {
     }
 
     void screen(const Encoder& encoder) {
-        for (int64_t panel = 0; panel < shape.panels; ++panel) {
-            const Factors factors(encoder, panel * PANEL);
+        for (int64_t panel = 0; panel < shape.panels; ++panel)
             for (int64_t token = 0; token < padded; token += TOKENS) {
-                alignas(64) int32_t sums[TOKENS * PANEL];
-                multiply(bytes.data() + token * shape.bytes, encoder.bytes.get() + panel * PANEL * shape.bytes, start.data() + token, sums);
-                for (int64_t one = token; one < token + TOKENS; ++one) consider(factors, panel, one, sums + (one - token) * PANEL);
+                alignas(64) Sums sums[TOKENS][VECTORS];
+                for (uint32_t reached = multiply(encoder, panel, token, sums); reached; reached &= reached - 1) {
+                    const int one = __builtin_ctz(reached) / VECTORS, vector = __builtin_ctz(reached) % VECTORS;
+                    note(encoder, panel * VECTORS + vector, token + one, sums[one][vector]);
+                }
             }
-        }
     }
 
     // The best of each token's candidates, by their float32 pre-activations; certain: whether a token's were not too many.
@@ -279,8 +304,11 @@ class Tokens {
         std::vector<Pair> pairs(next.back());
         for_candidates([&](int64_t token, int64_t at) { pairs[next[latent[at]]++] = {static_cast<int32_t>(token), static_cast<int32_t>(at)}; });
         const float* const x = in.x + first * shape.width;
-        for (const auto& [token, at] : pairs)
-            lower[at] = inner_product(in.W + latent[at] * shape.width, x + token * shape.width, shape.width) + in.b[latent[at]];
+        for (int64_t i = 0, begin = 0; i < shape.latents; begin = next[i++]) {
+            const Pair* own = pairs.data() + begin;
+            const auto row = [&](int64_t pair) { return x + own[pair].token * shape.width; };
+            multiply_rows(in.W + i * shape.width, next[i] - begin, shape.width, row, [&](int64_t pair, float product) { lower[own[pair].at] = product + in.b[i]; });
+        }
     }
 
     template <class Body>
@@ -322,53 +350,54 @@ class Tokens {
         std::fill_n(least.begin() + token * shape.groups, shape.groups, NEVER);
     }
 
+    // The sums of some tokens and a panel; and a bit for each token and vector of which an upper bound reaches the token's bar.
     // Never inlined: elsewhere compilers run out of registers and keep the sums in memory.
-    __attribute__((noinline)) void multiply(const int8_t* x, const uint8_t* panel, const int32_t* starts, int32_t* out) const {
+    __attribute__((noinline)) uint32_t multiply(const Encoder& encoder, int64_t panel, int64_t token, Sums (*out)[VECTORS]) const {
+        const int8_t* x = bytes.data() + token * shape.bytes;
+        const uint8_t* latents = encoder.bytes.get() + panel * PANEL * shape.bytes;
         Sums sums[TOKENS][VECTORS];
 #pragma GCC unroll 8
-        for (int token = 0; token < TOKENS; ++token)
+        for (int one = 0; one < TOKENS; ++one)
 #pragma GCC unroll 4
-            for (int vector = 0; vector < VECTORS; ++vector) sums[token][vector] = Sums{} + starts[token];
+            for (int vector = 0; vector < VECTORS; ++vector) sums[one][vector] = Sums{} + start[token + one];
         for (int64_t i = 0; i < shape.bytes; i += 4)
 #pragma GCC unroll 8
-            for (int token = 0; token < TOKENS; ++token) {
-                const int32_t four = load<int32_t>(x + token * shape.bytes + i);
+            for (int one = 0; one < TOKENS; ++one) {
+                const int32_t four = load<int32_t>(x + one * shape.bytes + i);
 #pragma GCC unroll 4
                 for (int vector = 0; vector < VECTORS; ++vector)
-                    sums[token][vector] = add_products(sums[token][vector], panel + (i * VECTORS + vector * 4) * LANES, four);
+                    sums[one][vector] = add_products(sums[one][vector], latents + (i * VECTORS + vector * 4) * LANES, four);
             }
-#pragma GCC unroll 8
-        for (int token = 0; token < TOKENS; ++token)
-#pragma GCC unroll 4
-            for (int vector = 0; vector < VECTORS; ++vector) std::memcpy(out + token * PANEL + vector * LANES, &sums[token][vector], sizeof(Sums));
-    }
-
-    // Note the latents of a panel whose upper bound reaches what the token has by now.
-    void consider(const Factors& factors, int64_t panel, int64_t token, const int32_t* sums) {
-        const float of_step = step[token], of_norm = norm[token], *bar = least.data() + token * shape.groups;
-        uint32_t reached[VECTORS], any = 0;
+        uint32_t reached = 0;
 #pragma GCC unroll 4
         for (int vector = 0; vector < VECTORS; ++vector) {
-            const Bounds bounds = factors.bounds(vector * LANES, sums, of_step, of_norm);
-            any |= reached[vector] = reaching(bounds.upper, bar[grouped ? shape.group[panel * VECTORS + vector] : 0]);
+            const Factors factors(encoder, panel * PANEL + vector * LANES);
+            const float* bar = &least[token * shape.groups + (grouped ? shape.group[panel * VECTORS + vector] : 0)];
+#pragma GCC unroll 8
+            for (int one = 0; one < TOKENS; ++one) {
+                out[one][vector] = sums[one][vector];
+                const Floats upper_bounds = factors.upper(sums[one][vector], step[token + one], norm[token + one]);
+                reached |= static_cast<uint32_t>(reaching(upper_bounds, bar[one * shape.groups]) != 0) << (one * VECTORS + vector);
+            }
         }
-        if (__builtin_expect(!any, 1)) return;
-        for (int vector = 0; vector < VECTORS; ++vector)
-            if (reached[vector]) note(token, panel * VECTORS + vector, factors.bounds(vector * LANES, sums, of_step, of_norm));
+        return reached;
     }
 
-    void note(int64_t token, int64_t vector, const Bounds& bounds) {
+    // Keep the latents of a vector whose upper bound reaches what the token has by now.
+    void note(const Encoder& encoder, int64_t vector, int64_t token, const Sums& sums) {
         if (held[token] < 0) return;  // given up at a vector of this panel
+        const Factors factors(encoder, vector * LANES);
+        const Floats lower_bounds = factors.lower(sums, step[token], norm[token]), upper_bounds = factors.upper(sums, step[token], norm[token]);
         float& bar = least[token * shape.groups + (grouped ? shape.group[vector] : 0)];
-        if (grouped) bar = std::max(bar, largest_lane(bounds.lower));
+        if (grouped) bar = std::max(bar, largest_lane(lower_bounds));
         if (held[token] + LANES > room) {
             tighten(token, 12);
             if (held[token] + LANES > room) return give_up(token);
         }
-        const uint32_t reached = reaching(bounds.upper, bar);
+        const uint32_t reached = reaching(upper_bounds, bar);
         const int64_t at = token * room + held[token];
-        write_lanes(bounds.lower, reached, &lower[at]);
-        write_lanes(bounds.upper, reached, &upper[at]);
+        write_lanes(lower_bounds, reached, &lower[at]);
+        write_lanes(upper_bounds, reached, &upper[at]);
         write_lanes(lanes + shape.first[vector], reached, &latent[at]);
         held[token] += __builtin_popcount(reached);
     }
@@ -379,9 +408,15 @@ class Tokens {
         float *low = lower.data() + token * room, *high = upper.data() + token * room, *bar = least.data() + token * shape.groups;
         int32_t* index = latent.data() + token * room;
         if (!grouped && count >= k) {
-            float reached = NEVER, beyond = NONE;
-#pragma omp simd reduction(min : reached) reduction(max : beyond)
-            for (int64_t at = 0; at < count; ++at) {
+            Floats smallest = Floats{} + NEVER, largest = Floats{} + NONE;
+            int64_t vectors = 0;
+            for (; vectors + LANES <= count; vectors += LANES) {
+                const Floats lows = load<Floats>(low + vectors);
+                smallest = lows < smallest ? lows : smallest;
+                largest = lows > largest ? lows : largest;
+            }
+            float reached = -largest_lane(-smallest), beyond = largest_lane(largest);
+            for (int64_t at = vectors; at < count; ++at) {
                 reached = std::min(reached, low[at]);
                 beyond = std::max(beyond, low[at]);
             }
@@ -437,9 +472,9 @@ int bsc_screening_is_fast() { return FAST; }
 // `groups` of 0: the k largest of each token; else the largest of each group. Returns 0, and selects nothing, where the encoder
 // is not finite, or its sizes are beyond what is bounded; certain: 0 for the tokens that are not done, as theirs are, or as their
 // candidates are too many.
-int bsc_screen(const float* x, const float* W, const float* b, const float* minus, const float* mean, const float* stretch, int64_t tokens, int64_t latents, int64_t width, int64_t k, int64_t groups, int64_t threads, int64_t* selected, float* values, uint8_t* certain) {
-    const Inputs inputs{x, W, b, minus, mean, stretch};
+int bsc_screen(const float* x, const float* W, const float* b, const float* minus, int64_t tokens, int64_t latents, int64_t width, int64_t k, int64_t groups, int64_t threads, int64_t* selected, float* values, uint8_t* certain) {
     const Shape shape{latents, width, groups ? groups : 1};
+    const Inputs inputs{x, W, b, minus, tokens, shape, threads};
     const int64_t each = groups ? groups : k;
     Encoder encoder;
     if (!round_encoder(inputs, shape, threads, encoder)) return 0;

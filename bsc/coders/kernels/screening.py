@@ -22,10 +22,6 @@ _FEWEST_TOKENS, _FEWEST_LATENTS, _FEWEST_LATENTS_PER_SELECTED = 256, 2048, 64
 """With fewer tokens rounding the encoder costs more than it saves; with fewer latents computing the candidates does."""
 _MOST_DIMENSIONS = 1 << 14
 """Sums of that many products of bytes fit in 32 bits."""
-_SMALLEST_SPREAD = 1e-3
-"""Of a dimension, over the mean of all: a constant one is not stretched without end."""
-_SAMPLED_ROWS = 16
-"""One encoder row in so many says how far a dimension's weights spread."""
 
 
 class Screened(NamedTuple):
@@ -85,17 +81,8 @@ def winners(
 
 
 def _screen(x: Tensor, W: Tensor, b: Tensor, minus: Tensor | None, selected: int, groups: int) -> Screened | None:
-    mean = x.mean(0)
-    stretch = (_spread(x - mean) / _spread(W[::_SAMPLED_ROWS])).sqrt()
     shape = len(x), selected
     found = Screened(x.new_empty(shape, dtype=torch.int64), x.new_empty(shape), x.new_empty(len(x), dtype=torch.bool))
-    inputs = map(native.contiguous, (x, W, b, minus, mean, stretch))
+    inputs = map(native.contiguous, (x, W, b, minus))
     sizes = len(x), len(W), x.shape[1], selected, groups, torch.get_num_threads()
     return found if native.call("bsc_screen", *inputs, *sizes, *found) else None
-
-
-def _spread(rows: Float[Tensor, "rows d"]) -> Float[Tensor, " d"]:
-    """The root mean square of each dimension, kept from 0; 1 where all of them are 0."""
-    spread = rows.square().mean(0).sqrt()
-    spread += _SMALLEST_SPREAD * spread.mean()
-    return torch.where(spread > 0, spread, 1.0)
