@@ -38,11 +38,12 @@ INTERRUPT_SECONDS = 0.5
 class Task:
     """A shell command to run as a job; pickled by submitit on the one side and called on the other."""
 
+    # What changes while it runs is not in the pickle, which another version of this module may have written.
+    _pid = 0  # of the command's shell, which leads a process group; 0 before it starts
+    _warned_by: str | None = None
+
     def __init__(self, command: str, token: str, folder: Path, *, passes_on: bool = True) -> None:
         self.command, self.token, self.folder, self.passes_on = command, token, folder, passes_on
-        self._pid = 0  # of the command's shell, which leads a process group; 0 before it starts
-        self._waited = deque([(0, 0)], maxlen=1)  # waitpid's last answer: process and status, 0 and 0 while the command runs
-        self._warned_by: str | None = None
 
     def __call__(self) -> int:
         """Run the command and leave its exit record; on Slurm, end this process with the command's exit code."""
@@ -78,6 +79,7 @@ class Task:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_terminate)
             signal.signal(signal.SIGINT, self._on_interrupt)
+        self._waited = deque([(0, 0)], maxlen=1)  # waitpid's last answer: process and status, 0 and 0 while the command runs
         # A group of its own: signals reach the command and what it started, and not this process. The shell outlives SIGTERM,
         # lest what it started become an orphan that a cluster without cgroups never finds again.
         shell = ["/bin/sh", "-c", f"{IGNORE}\ntrap : TERM\n{self.command}"]

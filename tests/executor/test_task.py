@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -66,6 +67,13 @@ def test_nothing_heavy_is_imported_before_the_command() -> None:
         "'snakemake_interface_executor_plugins'}))"
     )
     assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_pickle_holds_nothing_of_a_run(tmp_path: Path) -> None:
+    """Another version of the module may have other things to note of one."""
+    task = pickle.loads(pickle.dumps(Task("exit 0", "token", tmp_path)))
+    assert set(vars(task)) == {"command", "token", "folder", "passes_on"}
+    assert task.checkpoint() is not None  # a signal before the command is started
 
 
 def test_what_a_job_leaves(tmp_path: Path) -> None:
