@@ -134,6 +134,38 @@ print("exit code:", task._wait())
     assert ran.stdout == "put back: False\nexit code: 0\n"
 
 
+def test_a_signal_after_the_end_of_the_command_loses_no_record(tmp_path: Path) -> None:
+    """submitit's handler, which raises where it does not requeue, has its turn at each step from the end to the record."""
+    program = """
+import os, signal, sys
+from pathlib import Path
+from submitit import JobEnvironment
+from submitit.core.utils import DelayedSubmission, JobPaths
+from snakemake_executor_plugin_submitit import task as module
+from snakemake_executor_plugin_submitit.record import read_record
+
+module.POLL_SECONDS = 0.01
+for step in range(40):
+    os.environ.update(SUBMITIT_EXECUTOR="local", SUBMITIT_LOCAL_JOB_ID=str(step))
+    task = module.Task("exit 3", "token", Path())
+    JobEnvironment()._handle_signals(JobPaths(".", str(step)), DelayedSubmission(task))
+    steps = 0
+    def handler(frame, event, called):
+        global steps
+        if task._pid and not Path(f"/proc/{task._pid}").exists():
+            steps += 1
+            if steps > step:
+                sys.setprofile(None)
+                os.kill(os.getpid(), signal.SIGUSR2)
+    sys.setprofile(handler)
+    task()
+    sys.setprofile(None)
+    record = read_record(Path(f"{step}_exit.json"), "token")
+    assert (record.exit_code, record.warned_by) == (3, None), step
+"""
+    subprocess.run([sys.executable, "-c", program], timeout=60, cwd=tmp_path, check=True)
+
+
 def test_a_signal_waits_for_a_program_that_is_still_starting(tmp_path: Path) -> None:
     (tmp_path / "saver.py").write_text(SAVER.replace("state = ", "pathlib.Path('starting').touch(); time.sleep(2); state = "))
     job = submit(tmp_path, f"{sys.executable} saver.py && touch finished")
