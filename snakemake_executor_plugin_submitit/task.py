@@ -33,7 +33,8 @@ from .launch import EARLY, IGNORE, SAVE
 from .record import ExitRecord, record_path, write_record
 
 POLL_SECONDS = 0.1
-HANDLER_POLL_SECONDS = 0.5
+HANDLER_POLL_SECONDS = 0.5  # at first
+LONGEST_HANDLER_POLL_SECONDS = 4.0  # a look at a job of 200 processes takes 13 ms
 INTERRUPT_SECONDS = 0.5
 
 
@@ -100,11 +101,13 @@ class Task:
         """Pass SAVE on once something in the command has a handler, and wait; whether the command is to be put back for it."""
         if self._runs():
             self._warned_by = SAVE.name
+        pause = HANDLER_POLL_SECONDS
         while self._runs():
             if self._has_handler():
                 self._pass_on(SAVE)
                 return self._wait() != 0 and self._warned_by == SAVE.name
-            time.sleep(HANDLER_POLL_SECONDS)
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_HANDLER_POLL_SECONDS)
         return False
 
     def _wait(self) -> int:

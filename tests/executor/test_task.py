@@ -177,6 +177,22 @@ def test_a_signal_waits_for_a_program_that_is_still_starting(tmp_path: Path) -> 
     assert (record.exit_code, record.warned_by) == (0, None)
 
 
+def test_handlers_are_looked_for_ever_more_rarely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Task("sleep 30", "token", tmp_path)
+    task._start()
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 6:
+            os.killpg(task._pid, signal.SIGKILL)
+            os.waitid(os.P_PID, task._pid, os.WEXITED | os.WNOWAIT)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert task.checkpoint() is None
+    assert pauses == [0.5, 1, 2, 4, 4, 4]
+
+
 def test_a_name_that_is_cut_inside_of_a_letter_disturbs_nothing(tmp_path: Path) -> None:
     """Linux cuts a process's name after 15 bytes."""
     named = tmp_path / "aaaaaaaaaaaaaa\u00e9"
