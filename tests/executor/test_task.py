@@ -3,6 +3,7 @@
 import ctypes
 import os
 import pickle
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import submitit
 from snakemake_executor_plugin_submitit import launch
 from snakemake_executor_plugin_submitit.launch import EARLY
 from snakemake_executor_plugin_submitit.record import ExitRecord, read_record, record_path
+from snakemake_executor_plugin_submitit.submission import PYTHON
 from snakemake_executor_plugin_submitit.task import Task
 
 SAVER = """
@@ -225,26 +227,35 @@ def test_a_signal_in_the_batch_script_is_as_one_that_comes_later(tmp_path: Path,
     assert set((tmp_path / "early").read_text()) == {"\n"}
 
 
-def test_a_signal_waits_for_a_python_that_is_still_importing() -> None:
+@pytest.mark.parametrize("late", ["interpreter", "imports", "imports, with an old env"])
+def test_a_signal_waits_for_a_python_that_is_still_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: str) -> None:
     program = """
 import signal, sys, time
-print("importing", flush=True)
+print("starting", flush=True)
 sys.stdin.readline()
 signal.signal(signal.SIGUSR2, lambda number, frame: print("saved"))
 print("ready")
 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
 """
-    with subprocess.Popen(
-        [sys.executable, "-I", "-S", launch.__file__, "-c", program],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
+    script = f"{launch.KEEP}\n{PYTHON} -c {shlex.quote(program)}"
+    if late == "interpreter":
+        if subprocess.run(["env", "--block-signal=USR2", "true"]).returncode != 0:
+            pytest.skip("this env blocks no signals")
+        slow = tmp_path / "python"
+        slow.write_text(f'#!/bin/sh\necho starting; read line; exec {shlex.quote(sys.executable)} "$@"\n')
+        script = script.replace(shlex.quote(sys.executable), str(slow))
+    elif late == "imports, with an old env":
+        (tmp_path / "env").write_text("#!/bin/sh\nexit 125\n")
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for made in tmp_path.iterdir():
+        made.chmod(0o755)
+    with subprocess.Popen(["bash", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "importing\n"
+        assert process.stdout.readline() == "starting\n"
         process.send_signal(signal.SIGUSR2)
-        output, _ = process.communicate("\n", timeout=20)
-    assert (process.returncode, output) == (0, "ready\nsaved\n")
+        output, _ = process.communicate("\n\n", timeout=20)
+    assert process.returncode == 0
+    assert output.removeprefix("starting\n") == "ready\nsaved\n"
 
 
 def test_a_program_that_knows_no_signal_goes_on_to_its_end(tmp_path: Path) -> None:
