@@ -179,6 +179,26 @@ def test_a_signal_waits_for_a_program_that_is_still_starting(tmp_path: Path) -> 
     assert (record.exit_code, record.warned_by) == (0, None)
 
 
+def test_a_program_that_waits_for_the_signal_gets_it_if_it_has_a_handler_too(tmp_path: Path) -> None:
+    program = """
+import pathlib, signal, sys
+if pathlib.Path("state").exists():
+    sys.exit(0)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+signal.signal(signal.SIGUSR2, lambda number, frame: None)
+pathlib.Path("ready").touch()
+pathlib.Path("state").write_text(signal.sigwait({signal.SIGUSR2}).name)
+sys.exit(1)
+"""
+    (tmp_path / "waiter.py").write_text(program)
+    job = submit(tmp_path, f"{sys.executable} waiter.py && touch finished")
+    wait_for((tmp_path / "ready").exists)
+    os.kill(process_of(job), signal.SIGUSR2)
+    assert record_of(job).exit_code == 0
+    assert (tmp_path / "state").read_text() == "SIGUSR2"
+    assert (tmp_path / "finished").exists()
+
+
 def test_handlers_are_looked_for_ever_more_rarely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = Task("sleep 30", "token", tmp_path)
     task._start()
