@@ -30,8 +30,13 @@ BUSY = (
     "Transport endpoint is not connected",
 )
 
-# In place of the batch script's shell, so that Slurm's signal to it reaches Python. The shell's trap ends here.
-PYTHON = f"{launch.IGNORE}; exec {shlex.quote(sys.executable)} -I -S {shlex.quote(launch.__file__)}"
+_PYTHON = shlex.quote(sys.executable)
+# Lines of the batch script. Python takes the place of its shell, so that Slurm's signal reaches it; the trap ends there.
+_BLOCK = f"""block=(env --block-signal={launch.SAVE.name})
+"${{block[@]}}" true 2> /dev/null || block=({_PYTHON} -I -S {shlex.quote(launch.__file__)})"""
+PYTHON = f"""{_BLOCK}
+{launch.IGNORE}
+exec "${{block[@]}}" {_PYTHON}"""
 
 
 class SubmissionError(RuntimeError):

@@ -20,7 +20,9 @@ import subprocess
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -31,18 +33,20 @@ from .launch import EARLY, IGNORE, SAVE
 from .record import ExitRecord, record_path, write_record
 
 POLL_SECONDS = 0.1
-HANDLER_POLL_SECONDS = 0.5
+HANDLER_POLL_SECONDS = 0.5  # at first
+LONGEST_HANDLER_POLL_SECONDS = 4.0  # a look at a job of 200 processes takes 13 ms
 INTERRUPT_SECONDS = 0.5
 
 
 class Task:
     """A shell command to run as a job; pickled by submitit on the one side and called on the other."""
 
+    # What changes while it runs is not in the pickle, which another version of this module may have written.
+    _pid = 0  # of the command's shell, which leads a process group; 0 before it starts
+    _warned_by: str | None = None
+
     def __init__(self, command: str, token: str, folder: Path, *, passes_on: bool = True) -> None:
         self.command, self.token, self.folder, self.passes_on = command, token, folder, passes_on
-        self._pid = 0  # of the command's shell, which leads a process group; 0 before it starts
-        self._waited = deque([(0, 0)], maxlen=1)  # waitpid's last answer: process and status, 0 and 0 while the command runs
-        self._warned_by: str | None = None
 
     def __call__(self) -> int:
         """Run the command and leave its exit record; on Slurm, end this process with the command's exit code."""
@@ -64,42 +68,47 @@ class Task:
         None, for no requeue, if the command got done, if it ended before anything in it had a handler, or if it was still there
         when its time was up or the job was cancelled.
         """
-        self._warned_by = SAVE.name
-        if self._pid:
-            heeded = False
-            while self._runs() and not (heeded := self._has_handler()):
-                time.sleep(HANDLER_POLL_SECONDS)
-            self._pass_on(SAVE)
-            if self._wait() == 0 or not heeded or self._warned_by != SAVE.name:
-                return None
+        if self._pid and not self._save():
+            return None
         return DelayedSubmission(Task(self.command, self.token, self.folder, passes_on=self.passes_on))
 
     def _start(self) -> None:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_terminate)
             signal.signal(signal.SIGINT, self._on_interrupt)
+            if callable(handler := signal.getsignal(SAVE)):
+                signal.signal(SAVE, partial(self._on_save, handler))
+        self._waited = deque([(0, 0)], maxlen=1)  # waitpid's last answer: process and status, 0 and 0 while the command runs
         # A group of its own: signals reach the command and what it started, and not this process. The shell outlives SIGTERM,
         # lest what it started become an orphan that a cluster without cgroups never finds again.
         shell = ["/bin/sh", "-c", f"{IGNORE}\ntrap : TERM\n{self.command}"]
         self._pid = os.posix_spawn(shell[0], shell, os.environ, setpgroup=0, setsigmask=[], setsigdef=[signal.SIGPIPE])
 
     def _outcome(self, early: bool) -> int:
-        """The command's exit code, negative if a signal ended it. submitit's handler for SIGUSR2 may run inside.
+        """The command's exit code, negative if a signal ended it. The handler for SIGUSR2 may run inside.
 
         early: whether SIGUSR2 came before Python.
         """
-        try:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {SAVE})
-            if early:
-                os.kill(os.getpid(), SAVE)
-            self._wait()
-        except (UncompletedJobError, subprocess.SubprocessError, OSError) as error:
-            # raised by submitit, from its handler: done, out of requeues, or refused
-            print(f"not requeued: {error}", flush=True)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {SAVE})
+        if early:
+            os.kill(os.getpid(), SAVE)
         outcome = self._wait()
         if threading.current_thread() is threading.main_thread():
             signal.signal(SAVE, signal.SIG_IGN)
         return outcome
+
+    def _save(self) -> bool:
+        """Pass SAVE on once something in the command has a handler, and wait; whether the command is to be put back for it."""
+        if self._runs():
+            self._warned_by = SAVE.name
+        pause = HANDLER_POLL_SECONDS
+        while self._runs():
+            if self._has_handler():
+                self._pass_on(SAVE)
+                return self._wait() != 0 and self._warned_by == SAVE.name
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_HANDLER_POLL_SECONDS)
+        return False
 
     def _wait(self) -> int:
         """Wait for the command, and after a signal for all it started too; safe to call inside itself, from a handler.
@@ -144,6 +153,13 @@ class Task:
         if self._pid:
             with suppress(ProcessLookupError):
                 os.killpg(self._pid, number)
+
+    def _on_save(self, handler: Callable[[int, FrameType | None], object], number: int, frame: FrameType | None) -> None:
+        """Call submitit's handler, which raises where it does not requeue: what it interrupts has to go on, to the record."""
+        try:
+            handler(number, frame)
+        except (UncompletedJobError, subprocess.SubprocessError, OSError) as error:
+            print(f"not requeued: {error}", flush=True)
 
     def _on_terminate(self, number: int, frame: FrameType | None) -> None:
         self._warned_by = signal.Signals(number).name

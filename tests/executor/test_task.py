@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+import pickle
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import submitit
 from snakemake_executor_plugin_submitit import launch
 from snakemake_executor_plugin_submitit.launch import EARLY
 from snakemake_executor_plugin_submitit.record import ExitRecord, read_record, record_path
+from snakemake_executor_plugin_submitit.submission import PYTHON
 from snakemake_executor_plugin_submitit.task import Task
 
 SAVER = """
@@ -66,6 +69,13 @@ def test_nothing_heavy_is_imported_before_the_command() -> None:
         "'snakemake_interface_executor_plugins'}))"
     )
     assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_pickle_holds_nothing_of_a_run(tmp_path: Path) -> None:
+    """Another version of the module may have other things to note of one."""
+    task = pickle.loads(pickle.dumps(Task("exit 0", "token", tmp_path)))
+    assert set(vars(task)) == {"command", "token", "folder", "passes_on"}
+    assert task.checkpoint() is not None  # a signal before the command is started
 
 
 def test_what_a_job_leaves(tmp_path: Path) -> None:
@@ -126,6 +136,38 @@ print("exit code:", task._wait())
     assert ran.stdout == "put back: False\nexit code: 0\n"
 
 
+def test_a_signal_after_the_end_of_the_command_loses_no_record(tmp_path: Path) -> None:
+    """submitit's handler, which raises where it does not requeue, has its turn at each step from the end to the record."""
+    program = """
+import os, signal, sys
+from pathlib import Path
+from submitit import JobEnvironment
+from submitit.core.utils import DelayedSubmission, JobPaths
+from snakemake_executor_plugin_submitit import task as module
+from snakemake_executor_plugin_submitit.record import read_record
+
+module.POLL_SECONDS = 0.01
+for step in range(40):
+    os.environ.update(SUBMITIT_EXECUTOR="local", SUBMITIT_LOCAL_JOB_ID=str(step))
+    task = module.Task("exit 3", "token", Path())
+    JobEnvironment()._handle_signals(JobPaths(".", str(step)), DelayedSubmission(task))
+    steps = 0
+    def handler(frame, event, called):
+        global steps
+        if task._pid and not Path(f"/proc/{task._pid}").exists():
+            steps += 1
+            if steps > step:
+                sys.setprofile(None)
+                os.kill(os.getpid(), signal.SIGUSR2)
+    sys.setprofile(handler)
+    task()
+    sys.setprofile(None)
+    record = read_record(Path(f"{step}_exit.json"), "token")
+    assert (record.exit_code, record.warned_by) == (3, None), step
+"""
+    subprocess.run([sys.executable, "-c", program], timeout=60, cwd=tmp_path, check=True)
+
+
 def test_a_signal_waits_for_a_program_that_is_still_starting(tmp_path: Path) -> None:
     (tmp_path / "saver.py").write_text(SAVER.replace("state = ", "pathlib.Path('starting').touch(); time.sleep(2); state = "))
     job = submit(tmp_path, f"{sys.executable} saver.py && touch finished")
@@ -135,6 +177,42 @@ def test_a_signal_waits_for_a_program_that_is_still_starting(tmp_path: Path) -> 
     assert (tmp_path / "state").read_text() == "SIGUSR2"
     assert (tmp_path / "finished").exists()
     assert (record.exit_code, record.warned_by) == (0, None)
+
+
+def test_a_program_that_waits_for_the_signal_gets_it_if_it_has_a_handler_too(tmp_path: Path) -> None:
+    program = """
+import pathlib, signal, sys
+if pathlib.Path("state").exists():
+    sys.exit(0)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+signal.signal(signal.SIGUSR2, lambda number, frame: None)
+pathlib.Path("ready").touch()
+pathlib.Path("state").write_text(signal.sigwait({signal.SIGUSR2}).name)
+sys.exit(1)
+"""
+    (tmp_path / "waiter.py").write_text(program)
+    job = submit(tmp_path, f"{sys.executable} waiter.py && touch finished")
+    wait_for((tmp_path / "ready").exists)
+    os.kill(process_of(job), signal.SIGUSR2)
+    assert record_of(job).exit_code == 0
+    assert (tmp_path / "state").read_text() == "SIGUSR2"
+    assert (tmp_path / "finished").exists()
+
+
+def test_handlers_are_looked_for_ever_more_rarely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Task("sleep 30", "token", tmp_path)
+    task._start()
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 6:
+            os.killpg(task._pid, signal.SIGKILL)
+            os.waitid(os.P_PID, task._pid, os.WEXITED | os.WNOWAIT)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert task.checkpoint() is None
+    assert pauses == [0.5, 1, 2, 4, 4, 4]
 
 
 def test_a_name_that_is_cut_inside_of_a_letter_disturbs_nothing(tmp_path: Path) -> None:
@@ -169,26 +247,35 @@ def test_a_signal_in_the_batch_script_is_as_one_that_comes_later(tmp_path: Path,
     assert set((tmp_path / "early").read_text()) == {"\n"}
 
 
-def test_a_signal_waits_for_a_python_that_is_still_importing() -> None:
+@pytest.mark.parametrize("late", ["interpreter", "imports", "imports, with an old env"])
+def test_a_signal_waits_for_a_python_that_is_still_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: str) -> None:
     program = """
 import signal, sys, time
-print("importing", flush=True)
+print("starting", flush=True)
 sys.stdin.readline()
 signal.signal(signal.SIGUSR2, lambda number, frame: print("saved"))
 print("ready")
 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
 """
-    with subprocess.Popen(
-        [sys.executable, "-I", "-S", launch.__file__, "-c", program],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
+    script = f"{launch.KEEP}\n{PYTHON} -c {shlex.quote(program)}"
+    if late == "interpreter":
+        if subprocess.run(["env", "--block-signal=USR2", "true"]).returncode != 0:
+            pytest.skip("this env blocks no signals")
+        slow = tmp_path / "python"
+        slow.write_text(f'#!/bin/sh\necho starting; read line; exec {shlex.quote(sys.executable)} "$@"\n')
+        script = script.replace(shlex.quote(sys.executable), str(slow))
+    elif late == "imports, with an old env":
+        (tmp_path / "env").write_text("#!/bin/sh\nexit 125\n")
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for made in tmp_path.iterdir():
+        made.chmod(0o755)
+    with subprocess.Popen(["bash", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "importing\n"
+        assert process.stdout.readline() == "starting\n"
         process.send_signal(signal.SIGUSR2)
-        output, _ = process.communicate("\n", timeout=20)
-    assert (process.returncode, output) == (0, "ready\nsaved\n")
+        output, _ = process.communicate("\n\n", timeout=20)
+    assert process.returncode == 0
+    assert output.removeprefix("starting\n") == "ready\nsaved\n"
 
 
 def test_a_program_that_knows_no_signal_goes_on_to_its_end(tmp_path: Path) -> None:
