@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from bsc.autointerp.explainers.base import UNPARSED
 from bsc.autointerp.samples import NOT_SAMPLED, SCORED, STATUSES, TOO_DENSE
-from bsc.evaluation.bootstrap import Interval, bootstrap_mean
+from bsc.evaluation.bootstrap import Interval, bootstrap_ratios
 
 OUTCOME = {
     **dict.fromkeys(("true_positive", "true_negative", "false_positive", "false_negative", "unparsed"), "int64"),
@@ -31,19 +31,23 @@ def outcome(
     """
     parsed = answers != UNPARSED
     yes = np.where(parsed, answers == 1, ~firing)
-    true_positive, false_positive = int((yes & firing).sum()), int((yes & ~firing).sum())
-    true_negative, false_negative = int((~yes & ~firing).sum()), int((~yes & firing).sum())
+    unparsed = len(firing) - int(np.count_nonzero(parsed))
+    true_positive = int(np.count_nonzero(yes & firing))
+    false_positive = int(np.count_nonzero(yes)) - true_positive
+    false_negative = int(np.count_nonzero(firing)) - true_positive
+    true_negative = len(firing) - true_positive - false_positive - false_negative
     recall, specificity = _share(true_positive, false_negative), _share(true_negative, false_positive)
+    wrong = false_positive + false_negative
     return {
         "true_positive": true_positive,
         "true_negative": true_negative,
         "false_positive": false_positive,
         "false_negative": false_negative,
-        "unparsed": int((~parsed).sum()),
+        "unparsed": unparsed,
         "precision": _share(true_positive, false_positive),
         "recall": recall,
-        "f1": _f1(yes, firing),
-        "f1_parsed": _f1(yes[parsed], firing[parsed]),
+        "f1": _share(2 * true_positive, wrong),
+        "f1_parsed": _share(2 * true_positive, wrong - unparsed),
         "balanced_accuracy": (recall + specificity) / 2,
         "auroc": float("nan") if probabilities is None else auroc(firing, probabilities),
     }
@@ -64,10 +68,6 @@ def auroc(firing: Bool[np.ndarray, " questions"], probabilities: Float[np.ndarra
 
 def _share(part: int, rest: int) -> float:
     return part / (part + rest) if part else 0.0
-
-
-def _f1(yes: Bool[np.ndarray, " questions"], firing: Bool[np.ndarray, " questions"]) -> float:
-    return _share(2 * int((yes & firing).sum()), int((yes ^ firing).sum()))
 
 
 def frequency_weighted(f1: "pd.Series[float]", firings: "pd.Series[int]", sampling_weight: "pd.Series[float]") -> float:
@@ -115,9 +115,10 @@ def coder_scores(
         beside = dict.fromkeys(("dense_as_zero", "dense_as_one", "effective_sample_size"))
         return {"unweighted": _UNDEFINED, "weighted": {**_UNDEFINED, **beside}}
     values, firings, weights = scores[measure], scores["firings"], scores["sampling_weight"]
-    weighted = bootstrap_mean(values, weights=weights * firings, resamples=resamples, seed=seed)
+    sums = [(values * weight, weight) for weight in (weights, weights * firings)]
+    unweighted, weighted = bootstrap_ratios(sums, resamples=resamples, seed=seed)
     return {
-        "unweighted": bootstrap_mean(values, weights=weights, resamples=resamples, seed=seed).as_json(),
+        "unweighted": unweighted.as_json(),
         "weighted": {
             **weighted.as_json(),
             **dense_band(frequency_weighted(values, firings, weights), firings_by_status),

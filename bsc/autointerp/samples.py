@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from bsc.autointerp.firings import LatentCache
 from bsc.autointerp.pareto import inclusion_probabilities, pareto_sample
-from bsc.autointerp.windows import DECILES, EXPLANATION, TEST, FiringWindows, Grid, activations
+from bsc.autointerp.windows import DECILES, EXPLANATION, TEST, FiringWindows, Grid, activations, begun
 from bsc.stages import WindowsSpec
 
 SCORED, TOO_RARE, TOO_DENSE, NOT_SAMPLED = "scored", "too rare", "too dense", "not sampled"
@@ -43,7 +43,9 @@ def census(cache: LatentCache, grid: Grid, spec: WindowsSpec) -> pd.DataFrame:
     A draw goes by a random number that depends on the seed and the latent's index alone: coders whose latents fire alike
     have the same ones scored.
     """
-    counts = np.stack([_windows_by_half(cache, grid, latent) for latent in range(len(cache.firings))])
+    sides = grid.halves % 3
+    windows = (begun(cache, latent, grid.window)[0] for latent in range(len(cache.firings)))
+    counts = np.stack([np.bincount(sides[firing], minlength=3) for firing in windows])
     table = pd.DataFrame(
         {
             "latent": np.arange(len(counts), dtype=np.int64),
@@ -56,12 +58,6 @@ def census(cache: LatentCache, grid: Grid, spec: WindowsSpec) -> pd.DataFrame:
     )
     table.insert(1, "status", _status(table, spec))
     return _drawn(table, spec)
-
-
-def _windows_by_half(cache: LatentCache, grid: Grid, latent: int) -> Int[np.ndarray, "3"]:
-    """In how many windows a latent fires: of the explanation half, of the test half, of neither."""
-    halves = grid.halves[FiringWindows.of(cache, latent, grid.window).windows]
-    return np.bincount(halves % 3, minlength=3)
 
 
 def _status(table: pd.DataFrame, spec: WindowsSpec) -> list[str]:
@@ -101,11 +97,13 @@ def _sample(
     here = FiringWindows.of(cache, latent, spec.window).within(grid, half)
     deciles = here.deciles(generator)
     each = sizes[0] // DECILES
-    chosen = np.concatenate(
-        [generator.choice(np.flatnonzero(deciles == decile), each, replace=False) for decile in range(DECILES)]
-    )
+    totals = np.bincount(deciles, minlength=DECILES)
+    drawn = [generator.choice(total, each, replace=False) for total in totals.tolist()]
+    begins = np.repeat(totals.cumsum() - totals, each)
+    chosen = np.argsort(deciles, kind="stable")[begins + np.concatenate(drawn)]
     quiet = grid.halves == half
     quiet[here.windows] = False
-    silent = generator.choice(np.flatnonzero(quiet), min(sizes[1], int(quiet.sum())), replace=False)
+    silent = np.flatnonzero(quiet)
+    silent = silent[generator.choice(len(silent), min(sizes[1], len(silent)), replace=False)]
     windows = here.windows[chosen]
     return Sample(latent, windows, deciles[chosen], activations(cache, latent, windows, spec.window), silent)

@@ -87,6 +87,15 @@ def _hash(ids: NDArray[np.integer], seed: int) -> NDArray[np.uint64]:
     return np.asarray(mixed ^ (mixed >> np.uint64(31)))
 
 
+def begun(cache: LatentCache, latent: int, window: int) -> tuple[Int[np.ndarray, " firing"], Int[np.ndarray, " firing"]]:
+    """The windows of `window` tokens in which a latent fires, ascending, and which of its firings is the first in each."""
+    windows = cache.of(latent)[0] // window
+    first = np.ones(len(windows), bool)
+    first[1:] = windows[1:] != windows[:-1]
+    starts = np.flatnonzero(first)
+    return windows[starts], starts
+
+
 @dataclass(frozen=True)
 class FiringWindows:
     """The windows in which a latent fires, ascending, each with its maximum activation."""
@@ -97,11 +106,10 @@ class FiringWindows:
     @classmethod
     def of(cls, cache: LatentCache, latent: int, window: int) -> "FiringWindows":
         """The firing windows of a latent in a grid of `window` tokens."""
-        rows, values = cache.of(latent)
-        windows = rows // window
-        starts = np.flatnonzero(np.diff(windows, prepend=-1))
+        windows, starts = begun(cache, latent, window)
+        values = cache.of(latent)[1]
         maxima = np.maximum.reduceat(values, starts) if len(starts) else np.zeros(0, np.float32)
-        return cls(windows[starts], maxima)
+        return cls(windows, maxima)
 
     def within(self, grid: Grid, half: int) -> "FiringWindows":
         """Those of one half."""
@@ -124,9 +132,10 @@ def activations(
 ) -> Float[np.ndarray, "sampled window"]:
     """A latent's activation on each token of some windows, 0 where it does not fire."""
     rows, values = cache.of(latent)
+    begins, ends = np.searchsorted(rows, windows * window), np.searchsorted(rows, (windows + 1) * window)
+    counts = ends - begins
+    lines = np.repeat(np.arange(len(windows)), counts)
+    places = np.arange(len(lines)) + np.repeat(ends - counts.cumsum(), counts)
     dense = np.zeros((len(windows), window), np.float32)
-    begins = np.searchsorted(rows, windows * window)
-    ends = np.searchsorted(rows, (windows + 1) * window)
-    for line, (number, begin, end) in enumerate(zip(windows, begins, ends, strict=True)):
-        dense[line, rows[begin:end] - number * window] = values[begin:end]
+    dense[lines, rows[places] % window] = values[places]
     return dense

@@ -4,7 +4,8 @@ All bootstraps are 95% percentile intervals from a seeded generator. What is pai
 a coder) is resampled together, because a resample is a number of times that each unit is taken.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,16 +40,8 @@ def bootstrap(statistic: Statistic, units: int, *, resamples: int, seed: int) ->
     Resamples in which the statistic is undefined are left out of the percentiles. Of a single unit the interval is undefined:
     nothing says how much units differ. Memory does not grow with `resamples`. Raises ValueError when there is no unit.
     """
-    if units < 1:
-        raise ValueError("nothing to resample: there is no unit")
-    generator = np.random.default_rng(seed)
-    chunk = max(1, _COUNTS_AT_ONCE // units)
-    sizes = [min(chunk, resamples - first) for first in range(0, resamples, chunk)]
-    values = np.concatenate([statistic(_counts(generator, size, units)) for size in sizes])
-    tail = (1 - LEVEL) / 2
-    defined = values[~np.isnan(values)]
-    low, high = np.quantile(defined, [tail, 1 - tail]) if len(defined) else (np.nan, np.nan)
-    return Interval(float(statistic(np.ones((1, units)))[0]), float(low), float(high))
+    values = np.concatenate([statistic(counts) for counts in _taken(units, resamples, seed)])
+    return _interval(statistic(np.ones((1, units)))[0], values)
 
 
 def bootstrap_mean(values: ArrayLike, *, weights: ArrayLike | None = None, resamples: int, seed: int) -> Interval:
@@ -60,14 +53,39 @@ def bootstrap_mean(values: ArrayLike, *, weights: ArrayLike | None = None, resam
 
 def bootstrap_ratio(numerators: ArrayLike, denominators: ArrayLike, *, resamples: int, seed: int) -> Interval:
     """Σ numerators / Σ denominators, a ratio of resampled sums; both are resampled together, unit by unit."""
-    above, below = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    (found,) = bootstrap_ratios([(numerators, denominators)], resamples=resamples, seed=seed)
+    return found
 
-    def ratio(counts: Counts) -> NDArray[np.float64]:
-        sums = counts @ np.stack([above, below], axis=1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(np.where(sums[:, 1] == 0, np.nan, sums[:, 0] / sums[:, 1]))
 
-    return bootstrap(ratio, len(above), resamples=resamples, seed=seed)
+def bootstrap_ratios(sums: Sequence[tuple[ArrayLike, ArrayLike]], *, resamples: int, seed: int) -> list[Interval]:
+    """`bootstrap_ratio` of each pair of numerators and denominators, all of the same units, from one set of resamples."""
+    return [_interval(row[0], row[1:]) for row in ratios(sums, resamples=resamples, seed=seed)]
+
+
+def ratios(
+    sums: Sequence[tuple[ArrayLike, ArrayLike]], *, resamples: int, seed: int
+) -> Float[np.ndarray, "ratios estimate_and_resamples"]:
+    """Σ numerators / Σ denominators of each pair: over the units first, then over each resample, which all pairs share.
+
+    Each is what it is alone. NaN where nothing is below the line, and in all resamples of a single unit. Raises ValueError when
+    there is no unit, or pairs have different numbers of them.
+    """
+    columns = [np.stack([np.asarray(one, dtype=np.float64) for one in pair], axis=1) for pair in sums]
+    (units,) = {len(one) for one in columns}
+    pieces = chain([np.ones((1, units))], _taken(units, resamples, seed))
+    return np.concatenate([[_divided(counts @ one) for one in columns] for counts in pieces], axis=1)
+
+
+def _divided(sums: Float[np.ndarray, "resamples 2"]) -> NDArray[np.float64]:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(sums[:, 1] == 0, np.nan, sums[:, 0] / sums[:, 1]))
+
+
+def _interval(value: float, values: NDArray[np.float64]) -> Interval:
+    tail = (1 - LEVEL) / 2
+    defined = values[~np.isnan(values)]
+    low, high = np.quantile(defined, [tail, 1 - tail]) if len(defined) else (np.nan, np.nan)
+    return Interval(float(value), float(low), float(high))
 
 
 def wilson(count: int, total: int) -> Interval:
@@ -78,6 +96,16 @@ def wilson(count: int, total: int) -> Interval:
     centre = (share + spread / 2) / (1 + spread)
     half = np.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
     return Interval(share, max(0.0, float(centre - half)), min(1.0, float(centre + half)))
+
+
+def _taken(units: int, resamples: int, seed: int) -> Iterator[Counts]:
+    """How often each unit is taken in each resample, some resamples at a time; NaN where there is one unit alone."""
+    if units < 1:
+        raise ValueError("nothing to resample: there is no unit")
+    generator = np.random.default_rng(seed)
+    chunk = max(1, _COUNTS_AT_ONCE // units)
+    for first in range(0, resamples, chunk):
+        yield _counts(generator, min(chunk, resamples - first), units)
 
 
 def _counts(generator: np.random.Generator, resamples: int, units: int) -> NDArray[Any]:

@@ -27,7 +27,7 @@ from bsc.evaluation.differences import (
     verdict,
     widened,
 )
-from bsc.figures.evidence import Evidence, Quantity, firing_shares, quantities, subjects
+from bsc.figures.evidence import SCORE_FINDINGS, Evidence, Quantity, firing_shares, quantities, subjects
 from bsc.figures.questions import FINDINGS, Claim, Comparison, Seeds, compared, grouped
 from bsc.figures.registry import cell
 from bsc.figures.results import scores
@@ -78,12 +78,14 @@ class Side(NamedTuple):
 def draw(spec: FigureSpec, results: Path, output: Path) -> None:
     """Write `claims` or `comparisons`, whichever `spec.name` says."""
     found = scores(spec, results)
-    evidence, asked = Evidence(spec, results), quantities(found["scorer"].unique())
+    asked = quantities(found["scorer"].unique())
     if spec.name == "claims":
         (headline, *_) = grouped(one for one in compared(subjects(found), set()) if one.question == FINDINGS)
+        evidence = Evidence(spec, results, [subject for pair in headline for subject in pair.subjects])
         rows = [*_rows(evidence, asked, headline, " ".join(_left_out(spec, headline)))]
         table = pd.DataFrame(rows, columns=list(CLAIMS)).rename(columns=CLAIMS)
     else:
+        evidence = Evidence(spec, results, subjects(found))
         held = {coder.binariser for coder in coders_of(spec.coders) if evidence.has_frequency_control(coder)}
         table = pd.DataFrame(_comparisons(evidence, asked, grouped(compared(subjects(found), held))), columns=[*CELL, *COLUMNS])
     write_csv(table, output)
@@ -214,7 +216,7 @@ def _notes(evidence: Evidence, quantity: Quantity, cells: list[Comparison], side
         yield f"An interval needs two {quantity.unit} or more."
     elif said == UNDECIDED and quantity.unit == "documents" and min(side.units for side in sides) > 2:
         yield from _swayed(evidence, quantity, cells, difference)
-    if quantity.finding in (2, 3):
+    if quantity.finding in SCORE_FINDINGS:
         one, other = cells[0].names
         shares = [_unscored(evidence, [getattr(pair, side) for pair in cells]) for side in ("one", "other")]
         yield f"Unscored, of all firings: {shares[0]} ({one}), {shares[1]} ({other})."
@@ -245,7 +247,7 @@ def _where(claim: Claim, quantity: Quantity, sides: list[Side], said: str) -> st
 def _resolved(evidence: Evidence, quantity: Quantity, cells: list[Comparison], needed: int) -> str:
     """What would resolve a difference of this size: so many units, or seeds where a coder has not so many latents."""
     if quantity.unit == "latents":
-        most = min(evidence.latents(subject) for pair in cells for side in (pair.one, pair.other) for subject in side.values())
+        most = min(evidence.latents(subject) for pair in cells for subject in pair.subjects)
         if needed > most:
             return f"all {most:,} latents of a coder would not resolve a difference of this size, but more seeds may"
     return f"about {needed:,} {quantity.unit} a coder would resolve a difference of this size"
@@ -256,7 +258,7 @@ def _swayed(evidence: Evidence, quantity: Quantity, cells: list[Comparison], dif
     claim = cells[0].question.claims[quantity.finding]
     if claim.sign * difference.value < 0:
         yield "The difference has the other sign."
-    units = evidence.all_units(quantity, [one for pair in cells for side in (pair.one, pair.other) for one in side.values()])
+    units = evidence.all_units(quantity, [subject for pair in cells for subject in pair.subjects])
     without = np.mean([_without_each(evidence, quantity, one, units) for one in cells], axis=0)
     most = units[int(np.abs(without - difference.value).argmax())]
     left = _pooled(_sides(evidence, quantity, cells, most))

@@ -12,13 +12,14 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from bsc import paths
-from bsc.evaluation.differences import Replicates, replicates
+from bsc.evaluation.bootstrap import ratios
+from bsc.evaluation.differences import Replicates
 from bsc.evaluation.metrics import ULTRA_HIGH, by_document
 from bsc.figures.results import KEYS, MEASURES
 from bsc.io import read_json, read_parquet
@@ -28,6 +29,8 @@ from bsc.stages import FigureSpec, measure_of
 Sums = tuple["pd.Series[float]", "pd.Series[float]"]
 MATCH = 0.02
 """How much worse a score, or a share of firings, may be and still match (finding 2): *ours*, the paper gives no number."""
+SCORE_FINDINGS = (2, 3)
+"""The findings that are about scores, which controls have too."""
 TRAINED, SHUFFLED, RANDOM, BINARISED = "trained", "shuffled", "random", "binarised"
 CONTROLS = (SHUFFLED, RANDOM, BINARISED)
 
@@ -66,62 +69,88 @@ class Quantity:
 
 
 class Evidence:
-    """The results that a spec's quantities are worked out from, each subject's replicates once."""
+    """The results that a spec's quantities are worked out from, each table, and each subject's sums and replicates, once.
 
-    def __init__(self, spec: FigureSpec, results: Path) -> None:
-        self.spec, self.results = spec, results
+    asked: the subjects whose replicates will be asked for. Those that are paired are drawn together.
+    """
+
+    def __init__(self, spec: FigureSpec, results: Path, asked: Iterable[Subject]) -> None:
+        self.spec, self.results, self._asked = spec, results, list(asked)
+        self._tables: dict[Path, pd.DataFrame] = {}
+        self._sums: dict[tuple[str, Subject], Sums] = {}
         self._replicates: dict[tuple[str, Subject, int | None], Replicates] = {}
-        self._units: dict[tuple[str, Subject], int] = {}
 
     def replicates(self, quantity: Quantity, subject: Subject, without: int | None = None) -> Replicates | None:
         """A subject's quantity; None where it has no unit, or where it is undefined. without: a unit that is left out."""
         key = (quantity.name, subject, without)
         if key not in self._replicates:
-            above, below = quantity.sums(self, subject)
-            self._units[key[:2]] = len(below)
-            if without is not None:
-                above, below = (one.drop(without, errors="ignore") for one in (above, below))
-            self._replicates[key] = self._drawn(quantity, subject, above, below)
+            self._draw(quantity, [subject] if without is not None else self._paired(quantity, subject), without)
         found = self._replicates[key]
         return None if np.isnan(found[0]) else found
 
     def left_out(self, quantity: Quantity, subject: Subject, units: list[int]) -> "pd.Series[float]":
         """A subject's quantity without each of `units`; it has nothing of those that are others' alone."""
-        above, below = (one.reindex(units, fill_value=0.0) for one in quantity.sums(self, subject))
+        above, below = (one.reindex(units, fill_value=0.0) for one in self._summed(quantity, subject))
         shift, scale = quantity.constant(self, subject)
         return shift + scale * (above.sum() - above) / (below.sum() - below)
 
     def all_units(self, quantity: Quantity, subjects: Iterable[Subject]) -> list[int]:
         """The units that any of the subjects has: coders of different models need not be evaluated on the same documents."""
-        return sorted({int(unit) for subject in subjects for unit in quantity.sums(self, subject)[1].index})
+        return sorted({int(unit) for subject in subjects for unit in self._summed(quantity, subject)[1].index})
 
     def units(self, quantity: Quantity, subject: Subject) -> int:
-        """How many units a quantity of a subject is made of, once its replicates are there."""
-        return self._units[quantity.name, subject]
+        """How many units a quantity of a subject is made of."""
+        return len(self._summed(quantity, subject)[1])
 
-    def _drawn(self, quantity: Quantity, subject: Subject, above: "pd.Series[float]", below: "pd.Series[float]") -> Replicates:
-        if not len(below):
-            return np.full(1 + self.spec.resamples, np.nan)
-        shift, scale = quantity.constant(self, subject)
-        seed = self._seed(quantity, subject, below.index)
-        return shift + scale * replicates(above, below, resamples=self.spec.resamples, seed=seed)
+    def _summed(self, quantity: Quantity, subject: Subject) -> Sums:
+        key = (quantity.name, subject)
+        if key not in self._sums:
+            self._sums[key] = quantity.sums(self, subject)
+        return self._sums[key]
 
-    def _seed(self, quantity: Quantity, subject: Subject, units: "pd.Index[Any]") -> int:
+    def _draw(self, quantity: Quantity, paired: list[Subject], without: int | None) -> None:
+        """The replicates of subjects that are paired."""
+        sums = [self._summed(quantity, subject) for subject in paired]
+        if without is not None:
+            sums = [(above.drop(without, errors="ignore"), below.drop(without, errors="ignore")) for above, below in sums]
+        resamples = self.spec.resamples
+        if len(sums[0][1]):
+            drawn = ratios(sums, resamples=resamples, seed=self._seed(quantity, paired[0]))
+        else:
+            drawn = np.full((len(paired), 1 + resamples), np.nan)
+        for subject, found in zip(paired, drawn, strict=True):
+            shift, scale = quantity.constant(self, subject)
+            self._replicates[quantity.name, subject, without] = shift + scale * found
+
+    def _paired(self, quantity: Quantity, subject: Subject) -> list[Subject]:
+        """The subjects asked for that are drawn with the seed of this one and have as many units, itself among them."""
+        seed, units = self._seed(quantity, subject), self.units(quantity, subject)
+        if quantity.finding in SCORE_FINDINGS:
+            near = [one for one in self._asked if one.coder == subject.coder]
+        else:
+            near = [one for one in self._asked if one.version == TRAINED]
+        return [one for one in near if self._seed(quantity, one) == seed and self.units(quantity, one) == units]
+
+    def _seed(self, quantity: Quantity, subject: Subject) -> int:
         """What replicates are drawn with, the same for what is paired (see the module)."""
         if quantity.unit == "documents":
             return self.spec.seed
         text = f"{self.spec.seed}/{subject.coder}/{quantity.name}"
-        if subject.version != TRAINED and not self._has_the_latents(quantity, subject, units):
+        if subject.version != TRAINED and not self._has_the_latents(quantity, subject):
             text += f"/{subject.version}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
-    def _has_the_latents(self, quantity: Quantity, control: Subject, units: "pd.Index[Any]") -> bool:
+    def _has_the_latents(self, quantity: Quantity, control: Subject) -> bool:
         """Whether a control's latents are the coder's: random weights may score latents of the same numbers, yet others."""
-        return control.version != RANDOM and units.equals(quantity.sums(self, Subject(control.coder))[1].index)
+        own, its = (self._summed(quantity, one)[1].index for one in (Subject(control.coder), control))
+        return control.version != RANDOM and its.equals(own)
 
     def table(self, pattern: str, name: str, coder: CoderId, **wildcards: str) -> pd.DataFrame:
         """One of a coder's tables."""
-        return read_parquet(self.results / coder.at(pattern, **wildcards) / name)
+        path = self.results / coder.at(pattern, **wildcards) / name
+        if path not in self._tables:
+            self._tables[path] = read_parquet(path)
+        return self._tables[path]
 
     def latents(self, subject: Subject) -> int:
         """How many latents a subject's coder has."""

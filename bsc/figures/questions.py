@@ -55,6 +55,11 @@ class Comparison(NamedTuple):
         return first, second
 
     @property
+    def subjects(self) -> list[Subject]:
+        """Of both sides."""
+        return [*self.one.values(), *self.other.values()]
+
+    @property
     def cell(self) -> tuple[str, str, str, int]:
         """Model, hookpoint, architecture and k."""
         return cell(next(iter(self.one.values())).coder)

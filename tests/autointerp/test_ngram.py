@@ -51,11 +51,19 @@ def test_the_patterns_that_cover_most_come_first_and_are_kept() -> None:
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(0, 2**32 - 1), st.sampled_from([0.3, 0.5, 0.9, 1.0]), st.integers(1, 4))
-def test_patterns_are_the_shortest_precise_ones(seed, precision, length) -> None:
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([0.3, 0.5, 0.9, 1.0]),
+    st.integers(1, 4),
+    st.tuples(st.integers(1, 9), st.integers(0, 6), st.integers(1, 8)),
+    st.sampled_from([2, 4, 50_000]),
+)
+def test_patterns_are_the_shortest_precise_ones(seed, precision, length, shape, vocabulary) -> None:
     generator = np.random.default_rng(seed)
-    tokens, silent = generator.integers(0, 4, size=(6, 7)), generator.integers(0, 4, size=(4, 7))
-    dense = generator.random((6, 7)) * (generator.random((6, 7)) < 0.3) + np.eye(6, 7) * 0.01
+    (firing, quiet, window), most = shape, vocabulary
+    tokens, silent = (generator.integers(0, most, size=(count, window)).astype(np.int32) for count in (firing, quiet))
+    dense = generator.random((firing, window)) * (generator.random((firing, window)) < 0.3)
+    dense[:, generator.integers(0, window)] += 0.01
     examples = _examples(tokens, dense, silent)
     windows = [*tokens.tolist(), *silent.tolist()]
     fires = [*(examples.activations > 0).tolist(), *np.zeros(silent.shape, bool).tolist()]
@@ -79,11 +87,18 @@ def test_patterns_are_the_shortest_precise_ones(seed, precision, length) -> None
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(0, 2**32 - 1))
-def test_matches_are_where_a_pattern_ends(seed) -> None:
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 5),
+    st.integers(1, 7),
+    st.lists(st.integers(1, 9), max_size=6),
+    st.sampled_from([1, 3, 50_000]),
+)
+def test_matches_are_where_a_pattern_ends(seed, windows, window, sizes, vocabulary) -> None:
     generator = np.random.default_rng(seed)
-    tokens = generator.integers(0, 3, size=(5, 6))
-    patterns = [generator.integers(0, 3, size=size).tolist() for size in generator.integers(1, 9, size=3)]
+    tokens = generator.integers(0, vocabulary, size=(windows, window)).astype(np.int32)
+    patterns = [generator.integers(0, vocabulary, size=size).tolist() for size in sizes]
+    patterns += [tokens[0, :size].tolist() for size in sizes]  # shorter where the window ends: these are there
     expected = np.zeros(tokens.shape, bool)
     for line, window in enumerate(tokens.tolist()):
         for end in range(len(window)):

@@ -42,6 +42,34 @@ def test_no_window_and_no_document_is_in_both_samples(tmp_path_factory, seed, sp
         assert (sample.activations.max(1) > 0).all()
 
 
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 20), st.sampled_from([10, 30]), st.integers(1, 400))
+def test_a_sample_is_drawn_decile_by_decile_and_then_of_the_silent(tmp_path_factory, seed, split_seed, size, silent) -> None:
+    generator = np.random.default_rng(seed)
+    documents = random_documents(generator, 100, 150)
+    grid = _grid(documents, split_seed)
+    fires = _fires_in(np.flatnonzero(generator.random(len(grid.halves)) < 0.6), generator)
+    cache = write_cache(tmp_path_factory.mktemp("cache"), [fires], documents.size)
+    here = [window for window in grid.of(TEST) if any(row // WINDOW == window for row in fires)]
+    assume(len(here) >= size)
+    found = sample_for_test(cache, grid, windows_spec(test_firing=size, test_silent=silent, seed=split_seed), 0)
+
+    generator = np.random.default_rng([split_seed, 1, 0])
+    dense = np.zeros((len(grid.halves), WINDOW))
+    for row, value in fires.items():
+        dense[row // WINDOW, row % WINDOW] = value
+    ties = generator.permutation(len(here))
+    ranked = sorted(range(len(here)), key=lambda place: (dense[here[place]].max(), ties[place]))
+    deciles = {here[place]: rank * 10 // len(here) for rank, place in enumerate(ranked)}
+    members = [[window for window in here if deciles[window] == decile] for decile in range(10)]
+    expected = [window for group in members for window in generator.choice(group, size // 10, replace=False)]
+    quiet = [window for window in grid.of(TEST) if window not in deciles]
+    assert found.firing.tolist() == expected
+    assert found.deciles.tolist() == [deciles[window] for window in expected]
+    np.testing.assert_array_equal(found.activations, dense[expected].astype(np.float32))
+    assert found.silent.tolist() == generator.choice(quiet, min(silent, len(quiet)), replace=False).tolist()
+
+
 def test_a_sample_has_an_equal_number_of_windows_a_decile(tmp_path) -> None:
     documents = np.repeat(np.arange(200)[:, None], CONTEXT, axis=1)
     grid = _grid(documents)

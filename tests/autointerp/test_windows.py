@@ -6,7 +6,7 @@ from autointerp_world import CONTEXT, WINDOW, random_documents, write_cache
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bsc.autointerp.windows import EXPLANATION, NEITHER, TEST, FiringWindows, Grid, activations, halves_of
+from bsc.autointerp.windows import EXPLANATION, NEITHER, TEST, FiringWindows, Grid, activations, begun, halves_of
 from bsc.errors import UserError
 
 
@@ -62,6 +62,10 @@ def test_firing_windows_and_activations(tmp_path_factory, firings) -> None:
     found = FiringWindows.of(cache, 1, WINDOW)
     np.testing.assert_array_equal(found.windows, np.flatnonzero(dense.any(1)))
     np.testing.assert_array_equal(found.maxima, dense.max(1)[found.windows])
+    windows, starts = begun(cache, 1, WINDOW)
+    rows = sorted(firings)
+    assert windows.tolist() == sorted({row // WINDOW for row in rows})
+    assert starts.tolist() == [min(place for place, row in enumerate(rows) if row // WINDOW == one) for one in windows]
     some = np.random.default_rng(0).permutation(len(dense))[:9]
     np.testing.assert_array_equal(activations(cache, 1, some, WINDOW), dense[some])
 

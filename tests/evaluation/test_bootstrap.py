@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from bsc.evaluation import bootstrap as module
-from bsc.evaluation.bootstrap import Interval, bootstrap, bootstrap_mean, bootstrap_ratio, wilson
+from bsc.evaluation.bootstrap import Interval, bootstrap, bootstrap_mean, bootstrap_ratio, bootstrap_ratios, ratios, wilson
 
 
 def test_mean_agrees_with_scipy():
@@ -42,6 +42,28 @@ def test_weighted_mean_is_the_ratio_of_weighted_sums():
     assert weighted.value == pytest.approx(5 / 8)
     assert weighted == bootstrap_ratio(values * weights, weights, resamples=500, seed=3)
     assert weighted != bootstrap_mean(values, resamples=500, seed=3)
+
+
+@given(st.integers(2, 40), st.integers(1, 4), st.integers(0, 9), st.sampled_from([1, 70, 1 << 17]))
+def test_ratios_share_resamples_and_are_each_what_it_is_alone(units, count, seed, at_once):
+    generator = np.random.default_rng(seed)
+    sums = [(generator.normal(size=units), generator.integers(0, 2, size=units)) for _ in range(count)]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "_COUNTS_AT_ONCE", at_once)
+        found = ratios(sums, resamples=20, seed=seed)
+        intervals = bootstrap_ratios(sums, resamples=20, seed=seed)
+        for pair, mine, interval in zip(sums, found, intervals, strict=True):
+            np.testing.assert_array_equal(mine, ratios([pair], resamples=20, seed=seed)[0])
+            np.testing.assert_equal(interval, bootstrap_ratio(*pair, resamples=20, seed=seed))
+    drawn = [range(units), *np.random.default_rng(seed).integers(0, units, size=(20, units)).tolist()]
+    for (above, below), mine in zip(sums, found, strict=True):
+        totals = [(sum(above[unit] for unit in one), sum(below[unit] for unit in one)) for one in drawn]
+        assert mine.tolist() == pytest.approx([a / b if b else np.nan for a, b in totals], rel=1e-9, abs=1e-9, nan_ok=True)
+
+
+def test_ratios_over_different_units_are_refused():
+    with pytest.raises(ValueError, match="values to unpack"):
+        ratios([([1.0], [1.0]), ([1.0, 2.0], [1.0, 1.0])], resamples=10, seed=0)
 
 
 def test_interval_covers_the_truth_as_often_as_it_says():

@@ -9,11 +9,13 @@ from made_up_results import DOCUMENTS, counts_of, figure_spec, grid, latent_scor
 from bsc import config as bsc_config
 from bsc.claims import report
 from bsc.errors import UserError
-from bsc.evaluation.bootstrap import Interval
+from bsc.evaluation.bootstrap import Interval, ratios
 from bsc.evaluation.differences import units_to_resolve
+from bsc.figures import evidence
 from bsc.figures.draw import draw
+from bsc.figures.evidence import CONTROLS, Evidence, Subject, quantities
 from bsc.figures.questions import _continuous, counterpart
-from bsc.io import write_json, write_parquet
+from bsc.io import read_parquet, write_json, write_parquet
 from bsc.paths import CODERS, EVALUATION, SCORES
 
 CONFIG = Path(__file__).parents[2] / "config" / "config.yaml"
@@ -395,6 +397,30 @@ def test_controls_are_paired_where_their_latents_are_the_coders(left_out, paired
         assert row["verdict"] == "holds"
         assert row["seeds"] == (2 if control == "shuffled" else 1)  # the others are of the first seed alone
         assert width[control] < 1e-3 if control in paired else width[control] == pytest.approx(apart, rel=0.3)
+
+
+def test_what_is_paired_is_drawn_together_as_it_is_alone(written, tmp_path: Path, monkeypatch) -> None:
+    coders = grid(binarisers=("topk", "binary-topk"), ks=(16,), seeds=(1,))
+    variants = ("trained", "random", "binarised")
+    results, spec = written(coders, variants), figure_spec("comparisons", coders, variants)
+    for place, coder in enumerate(coders):  # the latents of the second's binarised control are not all of its own
+        with_controls(results, coder, first=latent_scores_of(coder)["latent"].min() + place)
+    every = [Subject(coder, version) for coder in coders for version in ("trained", *CONTROLS)]
+    read, draws = [], []
+    monkeypatch.setattr(evidence, "read_parquet", lambda path: read.append(path) or read_parquet(path))
+    monkeypatch.setattr(evidence, "ratios", lambda sums, **options: draws.append(len(sums)) or ratios(sums, **options))
+    together = Evidence(spec, results, every)
+    asked = [
+        (quantity, subject)
+        for quantity in quantities(["fuzzing"])
+        for subject in every
+        if quantity.finding in (2, 3) or subject.version == "trained"
+    ]
+    found = [together.replicates(*one) for one in asked]
+    assert len(read) == len(set(read))
+    assert sorted(draws) == sorted([2] * 3 + [1] * 4 + [3, 1] * 4 + [2, 1, 1] * 4)
+    for (quantity, subject), drawn in zip(asked, found, strict=True):
+        np.testing.assert_array_equal(drawn, Evidence(spec, results, [subject]).replicates(quantity, subject))
 
 
 def test_a_coder_without_scores_is_undecided_and_says_so(written, tmp_path: Path) -> None:

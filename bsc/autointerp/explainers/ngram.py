@@ -9,6 +9,7 @@ one; the patterns that cover most targets are kept. What this scores is a lower 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from jaxtyping import Bool, Int
 from bsc.autointerp.explainers.base import Access, Answered, Answers, Decode, Explainer, Explanation, LatentExamples, Questions
 
 Pattern = tuple[int, ...]
-_NOWHERE = -1
+_ANY, _OUTSIDE = -1, -2
+"""No tokens: what is before a pattern, and before a window."""
 
 
 def build(options: Mapping[str, Any], access: Access) -> "nullcontext[NgramExplainer]":
@@ -46,49 +48,68 @@ class NgramExplainer(Explainer):
         """The shortest precise patterns, by how many targets they cover; ties to the shorter, then to lower token ids."""
         tokens = np.concatenate([example.tokens, example.silent])
         silent = np.zeros(example.silent.shape, bool)
-        fires = np.concatenate([example.activations > 0, silent])
-        open_targets = np.concatenate([example.targets, silent])
-        covered: dict[Pattern, int] = {}
-        unigrams = grams = np.unique(tokens, return_inverse=True)[1].reshape(tokens.shape)
+        fires, uncovered = (np.concatenate([one, silent]).ravel() for one in (example.activations > 0, example.targets))
+        ends = _places(tokens.ravel(), tokens.ravel()[uncovered])
+        grams = np.zeros(len(ends), np.int64)
+        found: list[tuple[int, int, Pattern]] = []
         for length in range(1, self.length + 1):
-            if length > 1:
-                grams = _longer(grams, unigrams)
-            good = _is_precise(grams, fires, self.precision) & open_targets
-            open_targets &= ~good
-            _, places, counts = np.unique(grams[good], return_index=True, return_counts=True)
-            for (line, end), count in zip(np.argwhere(good)[places], counts, strict=True):
-                covered[tuple(tokens[line, end - length + 1 : end + 1].tolist())] = int(count)
-        ranked = sorted(covered, key=lambda pattern: (-covered[pattern], len(pattern), pattern))
-        return ranked[: self.patterns]
+            ends, grams = _longer(tokens, length, ends, grams, uncovered)
+            times = np.bincount(grams)
+            right = np.bincount(grams[fires[ends]], minlength=len(times))
+            precise = right >= self.precision * times
+            covered = precise[grams] & uncovered[ends]
+            counts = np.bincount(grams[covered], minlength=len(times))[precise]
+            uncovered[ends[covered]] = False
+            somewhere = np.empty(len(times), np.int64)
+            somewhere[grams] = ends
+            spelled = tokens.ravel()[somewhere[precise][:, None] + np.arange(1 - length, 1)]
+            found += [(-count, length, tuple(gram)) for count, gram in zip(counts.tolist(), spelled.tolist(), strict=True)]
+        return [pattern for _, _, pattern in sorted(found)[: self.patterns]]
 
 
-def _longer(grams: Int[np.ndarray, "windows window"], unigrams: Int[np.ndarray, "windows window"]) -> Int[np.ndarray, "..."]:
-    """The number of the gram, one token longer than `grams`, that ends on each position; where it would begin outside, -1."""
-    pairs = grams[:, :-1] * (unigrams.max() + 1) + unigrams[:, 1:]
-    inside = grams[:, :-1] != _NOWHERE
-    longer = np.full_like(grams, _NOWHERE)
-    longer[:, 1:][inside] = np.unique(pairs[inside], return_inverse=True)[1]
-    return longer
+def _longer(
+    tokens: Int[np.ndarray, "windows window"],
+    length: int,
+    ends: Int[np.ndarray, " ends"],
+    grams: Int[np.ndarray, " ends"],
+    uncovered: Bool[np.ndarray, " tokens"],
+) -> tuple[Int[np.ndarray, " longer"], Int[np.ndarray, " longer"]]:
+    """Where the grams of `length` tokens end that end on an uncovered target too, and their numbers, from 0 without gaps.
+
+    ends, grams: the same for one token less. What is left out is no pattern, and neither is what ends like it. Positions are
+    those of all windows in a row.
+    """
+    inside = ends % tokens.shape[1] >= length - 1
+    ends = ends[inside]
+    longer = grams[inside] * (1 + int(tokens.max())) + tokens.ravel()[ends - (length - 1)]
+    wanted = np.unique(longer[uncovered[ends]])
+    numbers = np.searchsorted(wanted, longer)
+    kept = np.append(wanted, _OUTSIDE)[numbers] == longer
+    return ends[kept], numbers[kept]
 
 
-def _is_precise(
-    grams: Int[np.ndarray, "windows window"], fires: Bool[np.ndarray, "windows window"], precision: float
-) -> Bool[np.ndarray, "windows window"]:
-    """Whether the gram that ends on each position is right at least `precision` of the times that it is there."""
-    inside = grams != _NOWHERE
-    times = np.bincount(grams[inside])
-    right = np.bincount(grams[inside & fires], minlength=len(times))
-    precise = np.append(right >= precision * times, False)
-    return np.asarray(precise[grams])
+def _places(tokens: Int[np.ndarray, " tokens"], wanted: Int[np.ndarray, " some"]) -> Int[np.ndarray, " places"]:
+    """Where in a row of tokens any of some is, ascending: as by `np.isin`, in a third of the time."""
+    among = np.zeros(1 + max(tokens.max(initial=0), wanted.max(initial=0)), bool)
+    among[wanted] = True
+    return np.flatnonzero(among.take(tokens))
 
 
 def matches(patterns: Sequence[Sequence[int]], tokens: Int[np.ndarray, "windows window"]) -> Bool[np.ndarray, "windows window"]:
-    """The positions on which a pattern ends; one that would begin before the window does not match."""
-    found = np.zeros(tokens.shape, bool)
-    for pattern in patterns:
-        ends = found[:, len(pattern) - 1 :]
-        ends |= np.logical_and.reduce([tokens[:, step : step + ends.shape[1]] == token for step, token in enumerate(pattern)])
-    return found
+    """The positions on which a pattern ends; one that would begin before the window does not match.
+
+    Patterns are compared only where a token is the last of one, all at once, from the last token back.
+    """
+    found, row = np.zeros(tokens.size, bool), tokens.ravel()
+    if not patterns:
+        return found.reshape(tokens.shape)
+    wanted = np.array(list(zip_longest(*(pattern[::-1] for pattern in patterns), fillvalue=_ANY)), tokens.dtype)
+    ends = _places(row, wanted[0])
+    steps = np.arange(len(wanted))[:, None]
+    there = np.where(ends % tokens.shape[1] >= steps, row.take(ends - steps, mode="clip"), _OUTSIDE)
+    fits = (wanted[:, :, None] == there[:, None]) | (wanted == _ANY)[:, :, None]
+    found[ends] = fits.all(0).any(0)
+    return found.reshape(tokens.shape)
 
 
 def _answer(patterns: Sequence[Sequence[int]], questions: Questions) -> Answers:
@@ -114,4 +135,6 @@ def sentence(patterns: Sequence[Pattern], decode: Decode) -> str:
 def quoted(text: str) -> str:
     """Text between double quotes, with what does not print escaped as in Python."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{"".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in escaped)}"'
+    if not escaped.isprintable():
+        escaped = "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in escaped)
+    return f'"{escaped}"'
