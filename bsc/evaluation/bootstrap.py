@@ -1,7 +1,8 @@
 """Intervals: the bootstrap for means and ratios over documents or latents, Wilson's for shares of latents. No torch in here.
 
-All bootstraps are 95% percentile intervals from a seeded generator. What is paired (a document's cross-entropy with and without
-a coder) is resampled together, because a resample is a number of times that each unit is taken.
+All bootstraps are 95% percentile intervals from a seeded generator, expanded for few units (see `ends`). What is paired (a
+document's cross-entropy with and without a coder) is resampled together, because a resample is a number of times that each unit
+is taken.
 """
 
 from collections.abc import Callable
@@ -45,10 +46,24 @@ def bootstrap(statistic: Statistic, units: int, *, resamples: int, seed: int) ->
     chunk = max(1, _COUNTS_AT_ONCE // units)
     sizes = [min(chunk, resamples - first) for first in range(0, resamples, chunk)]
     values = np.concatenate([statistic(_counts(generator, size, units)) for size in sizes])
-    tail = (1 - LEVEL) / 2
+    return Interval(float(statistic(np.ones((1, units)))[0]), *ends(values, units))
+
+
+def ends(values: Float[np.ndarray, " resamples"], units: int) -> tuple[float, float]:
+    """The ends of the 95% interval of a statistic by its values in resamples of `units` units; NaN where none is defined.
+
+    Undefined values (NaN) are left out. Resampled means vary by n - 1 over n less than means do, and as a normal does and no
+    t: the percentiles are those that make up for both, Φ(∓√(n/(n-1)) t), 1.9% of 32 units and 2.4% of 200 in the place of 2.5%
+    (the expanded percentile interval, Hesterberg 2015). Of few and skewed units the interval is still too narrow.
+    """
+    from scipy.special import ndtr, stdtrit  # slow to import, and of no use to those who come for Wilson's
+
     defined = values[~np.isnan(values)]
-    low, high = np.quantile(defined, [tail, 1 - tail]) if len(defined) else (np.nan, np.nan)
-    return Interval(float(statistic(np.ones((1, units)))[0]), float(low), float(high))
+    if not len(defined):
+        return np.nan, np.nan
+    tail = ndtr(np.sqrt(units / (units - 1)) * stdtrit(units - 1, (1 - LEVEL) / 2))
+    low, high = np.quantile(defined, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def bootstrap_mean(values: ArrayLike, *, weights: ArrayLike | None = None, resamples: int, seed: int) -> Interval:

@@ -71,16 +71,16 @@ class Evidence:
     def __init__(self, spec: FigureSpec, results: Path) -> None:
         self.spec, self.results = spec, results
         self._replicates: dict[tuple[str, Subject, int | None], Replicates] = {}
-        self._units: dict[tuple[str, Subject], int] = {}
+        self._units: dict[tuple[str, Subject, int | None], int] = {}
 
     def replicates(self, quantity: Quantity, subject: Subject, without: int | None = None) -> Replicates | None:
         """A subject's quantity; None where it has no unit, or where it is undefined. without: a unit that is left out."""
         key = (quantity.name, subject, without)
         if key not in self._replicates:
             above, below = quantity.sums(self, subject)
-            self._units[key[:2]] = len(below)
             if without is not None:
                 above, below = (one.drop(without, errors="ignore") for one in (above, below))
+            self._units[key] = len(below)
             self._replicates[key] = self._drawn(quantity, subject, above, below)
         found = self._replicates[key]
         return None if np.isnan(found[0]) else found
@@ -95,9 +95,9 @@ class Evidence:
         """The units that any of the subjects has: coders of different models need not be evaluated on the same documents."""
         return sorted({int(unit) for subject in subjects for unit in quantity.sums(self, subject)[1].index})
 
-    def units(self, quantity: Quantity, subject: Subject) -> int:
+    def units(self, quantity: Quantity, subject: Subject, without: int | None) -> int:
         """How many units a quantity of a subject is made of, once its replicates are there."""
-        return self._units[quantity.name, subject]
+        return self._units[quantity.name, subject, without]
 
     def _drawn(self, quantity: Quantity, subject: Subject, above: "pd.Series[float]", below: "pd.Series[float]") -> Replicates:
         if not len(below):
