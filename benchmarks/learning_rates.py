@@ -14,59 +14,73 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from bsc.activations.store import ActivationStore
 from bsc.coders.binarisers.registry import REGISTRY
+from bsc.coders.load import load_coder
 from bsc.config import load
 from bsc.paths import INDEX, CoderId
-from bsc.stages import CoderSpec, Plan
+from bsc.stages import Plan
+from bsc.training.trial import held_out_fvu
 
 RATES = (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2)
 KEY = ["architecture", "binariser", "k", "learning_rate"]
 
 
-def run(spec: CoderSpec, train: Path, held: Path, *, first: str = "") -> float:
-    """Train one coder in a process of its own and measure it. first: a statement that the process begins with."""
-    from bsc.activations.store import ActivationStore
-    from bsc.coders.load import load_coder
-    from bsc.training.trial import held_out_fvu
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Of a benchmark's arguments: the config, and how many coders are trained side by side."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--config", type=Path, default=Path("config/config.yaml"))
+    made.add_argument("--jobs", type=int, default=2, help="coders trained side by side")
+    return made
 
-    with tempfile.TemporaryDirectory() as folder:
-        program = [sys.executable, "-c", f"{first}\nfrom bsc.cli import main\nraise SystemExit(main())"]
-        options = ["train", "--spec", spec.json_text, "--activations", str(train), "--output", folder]
-        finished = subprocess.run([*program, *options], capture_output=True, text=True)
-        if finished.returncode:
-            print(finished.stderr[-500:], file=sys.stderr)
-            return float("nan")
-        return held_out_fvu(load_coder(Path(folder)), ActivationStore.open(held, verify=False))
+
+class Trainings:
+    """Of a config whose activations are there: its plan, its first coder and its largest k."""
+
+    def __init__(self, config: Path) -> None:
+        self.plan = Plan(load([config]))
+        coders = self.plan.config.coder_ids
+        self.first, self.k = coders[0], max(coder.k for coder in coders)
+        self._train, self._held = (
+            Path(self.plan.config.results) / INDEX.format(model=self.first.model, hookpoint=self.first.hookpoint, split=split)
+            for split in ("train", "interpretation")
+        )
+
+    def fvu(self, architecture: str, binariser: str, *, statement: str = "", **changes: Any) -> float:
+        """Of a coder of the largest k, on the interpretation split; NaN where training fails.
+
+        statement: what its process begins with. changes: of its spec.
+        """
+        coder = CoderId(self.first.model, self.first.hookpoint, architecture, binariser, self.k, 1)
+        spec = self.plan.coder(coder).spec.model_copy(update=changes)
+        with tempfile.TemporaryDirectory() as folder:
+            program = [sys.executable, "-c", f"{statement}\nfrom bsc.cli import main\nraise SystemExit(main())"]
+            options = ["train", "--spec", spec.json_text, "--activations", str(self._train), "--output", folder]
+            finished = subprocess.run([*program, *options], capture_output=True, text=True)
+            if finished.returncode:
+                print(finished.stderr[-500:], file=sys.stderr)
+                return float("nan")
+            return held_out_fvu(load_coder(Path(folder)), ActivationStore.open(self._held, verify=False))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, default=Path("config/config.yaml"))
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/learning_rates.csv"))
-    parser.add_argument("--jobs", type=int, default=2, help="coders trained side by side")
-    parser.add_argument("--rates", type=float, nargs="+", default=RATES)
-    parser.add_argument("--binarisers", nargs="+", default=list(REGISTRY), help="which of the config's (all)")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--output", type=Path, default=Path("benchmarks/results/learning_rates.csv"))
+    options.add_argument("--rates", type=float, nargs="+", default=RATES)
+    options.add_argument("--binarisers", nargs="+", default=list(REGISTRY), help="which of the config's (all)")
+    arguments = options.parse_args()
 
-    plan = Plan(load([arguments.config]))
-    results = Path(plan.config.results)
-    largest = max(coder.k for coder in plan.config.coder_ids)
-    first = plan.config.coder_ids[0]
-    kinds = sorted({(c.architecture, c.binariser) for c in plan.config.coder_ids if c.binariser in arguments.binarisers})
-    stores = {
-        split: results / INDEX.format(model=first.model, hookpoint=first.hookpoint, split=split)
-        for split in ("train", "interpretation")
-    }
+    trainings = Trainings(arguments.config)
+    coders = trainings.plan.config.coder_ids
+    kinds = sorted({(c.architecture, c.binariser) for c in coders if c.binariser in arguments.binarisers})
 
     def measure(task: tuple[tuple[str, str], float]) -> dict[str, object]:
-        (architecture, binariser), rate = task
-        coder = CoderId(first.model, first.hookpoint, architecture, binariser, largest, 1)
-        spec = plan.coder(coder).spec.model_copy(update={"learning_rate": rate})
-        row = {"architecture": architecture, "binariser": binariser, "k": largest, "learning_rate": rate}
-        row["fvu"] = run(spec, stores["train"], stores["interpretation"])
+        kind, rate = task
+        row = {**dict(zip(KEY, (*kind, trainings.k, rate), strict=True)), "fvu": trainings.fvu(*kind, learning_rate=rate)}
         print(row, flush=True)
         return row
 

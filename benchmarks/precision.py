@@ -7,20 +7,15 @@ product; by screening, where this CPU does that; and from the bfloat16 product, 
 interpretation split. Needs the activations: run the config first. Writes benchmarks/results/precision.json.
 """
 
-import argparse
 import statistics
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import torch
-from learning_rates import run
+from learning_rates import Trainings, parser
 from machine import record, show
 
 from bsc.coders.kernels import screening
-from bsc.config import load
 from bsc.device import has_fast_bfloat16
-from bsc.paths import INDEX, CoderId
-from bsc.stages import Plan
 
 FLOAT32 = "float32 product"
 _DENSE = "from bsc.coders.kernels import screening; screening.pays = lambda *sizes: False"
@@ -29,31 +24,21 @@ WAYS = {FLOAT32: ("float32", _DENSE), "screened": ("float32", ""), "bfloat16": (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, default=Path("config/config.yaml"))
-    parser.add_argument("--binarisers", nargs="+", default=["topk", "binary-topk"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--jobs", type=int, default=2, help="coders trained side by side")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--binarisers", nargs="+", default=["topk", "binary-topk"])
+    options.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    arguments = options.parse_args()
 
-    plan = Plan(load([arguments.config]))
-    results, first = Path(plan.config.results), plan.config.coder_ids[0]
-    k = max(coder.k for coder in plan.config.coder_ids)
-    train, held = (
-        results / INDEX.format(model=first.model, hookpoint=first.hookpoint, split=split)
-        for split in ("train", "interpretation")
-    )
+    trainings = Trainings(arguments.config)
 
     def measure(task: tuple[str, int, str]) -> float:
         binariser, seed, way = task
-        coder = CoderId(first.model, first.hookpoint, "skip-transcoder", binariser, k, 1)
         dtype, statement = WAYS[way]
-        spec = plan.coder(coder).spec.model_copy(update={"seed": seed, "dtype": dtype})
-        fvu = run(spec, train, held, first=statement)
+        fvu = trainings.fvu("skip-transcoder", binariser, statement=statement, seed=seed, dtype=dtype)
         print(*task, f"{fvu:.5f}", flush=True)
         return fvu
 
-    spec = plan.coder(first).spec
+    spec, k = trainings.plan.coder(trainings.first).spec, trainings.k
     screened = screening.pays(spec.batch_tokens, spec.latents, k)
     ways = [FLOAT32, *(["screened"] if screened else []), *(["bfloat16"] if has_fast_bfloat16(torch.device("cpu")) else [])]
     tasks = [(binariser, seed, way) for binariser in arguments.binarisers for seed in arguments.seeds for way in ways]

@@ -151,7 +151,8 @@ class Drawn:
 
 
 def _explained(folder: Path, spec: WindowsSpec) -> pd.DataFrame | None:
-    """The explanations from such windows in a folder; None where there are none."""
+    """The explanations from such windows in a folder; None where there are none, or none with the weights of today's draws."""
     if not (folder / MANIFEST).exists() or read_manifest(folder, verify=False)["windows"] != spec.model_dump():
         return None
-    return read_parquet(folder / FILE)
+    table = read_parquet(folder / FILE)
+    return table if "sampling_weight" in table else None

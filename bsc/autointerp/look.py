@@ -17,6 +17,7 @@ from bsc.autointerp.explain import decoder, open_windows
 from bsc.autointerp.explainers.base import Decode
 from bsc.autointerp.firings import LatentCache
 from bsc.autointerp.llm.shown import window_text
+from bsc.autointerp.samples import NOT_SAMPLED, SCORED
 from bsc.autointerp.score import NONE, SCORES
 from bsc.autointerp.windows import EXPLANATION, NEITHER, TEST, FiringWindows, Grid, activations
 from bsc.errors import UserError
@@ -89,8 +90,16 @@ class Latents:
 
 def _table(explanations: pd.DataFrame, scores: pd.DataFrame, cache: LatentCache) -> pd.DataFrame:
     own = scores[scores["control"] == NONE]
+    if "sampling_weight" not in explanations:
+        explanations = explanations.assign(sampling_weight=_uniform(explanations["status"]))
     table = explanations.set_index("latent")[["status", "firings", "sampling_weight", "explanation"]]
     table.insert(2, "rate", table["firings"] / cache.facts["usable_rows"])
     for scorer, rows in own.groupby("scorer"):
         table[str(scorer)] = rows.set_index("latent")[measure_of(str(scorer))]
     return table
+
+
+def _uniform(status: "pd.Series[str]") -> "pd.Series[float]":
+    """The sampling weights of results from before there was a column of them, when all eligible latents had one chance."""
+    scored = status == SCORED
+    return scored * float((scored | (status == NOT_SAMPLED)).sum() / max(scored.sum(), 1))

@@ -107,9 +107,9 @@ def coder_scores(
 
     scores: firings, sampling_weight and the column that `measure` names, a row a latent. With no row, everything is null. The
     weighted score has its `effective_sample_size` beside it. Scores are Hájek estimates of those of all eligible latents.
-    Intervals resample the scored latents with their weights and with replacement, as if there were no end of eligible ones.
-    For the score of all those they are conservative: that of the weighted score is right for 200 of 3,000 latents, and 2.7
-    times too wide for 200 of 700 (on coders of the demo, whose latents were all scored).
+    Intervals resample the scored latents with their weights and with replacement. Whether all eligible latents are scored or
+    some, they take these for a sample of more: with residuals e, a resampled sum has the variance Σ (e/π)² over what is drawn,
+    in expectation Σ e² + Σ e² (1-π)/π over all that is eligible, the first as if all were scored, the second for the draw.
     """
     if scores.empty:
         beside = dict.fromkeys(("dense_as_zero", "dense_as_one", "effective_sample_size"))

@@ -1,7 +1,8 @@
 """Intervals: the bootstrap for means and ratios over documents or latents, Wilson's for shares of latents. No torch in here.
 
-All bootstraps are 95% percentile intervals from a seeded generator. What is paired (a document's cross-entropy with and without
-a coder) is resampled together, because a resample is a number of times that each unit is taken.
+All bootstraps are 95% percentile intervals from a seeded generator, expanded for few units (see `ends`). What is paired (a
+document's cross-entropy with and without a coder) is resampled together, because a resample is a number of times that each unit
+is taken.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -41,7 +42,24 @@ def bootstrap(statistic: Statistic, units: int, *, resamples: int, seed: int) ->
     nothing says how much units differ. Memory does not grow with `resamples`. Raises ValueError when there is no unit.
     """
     values = np.concatenate([statistic(counts) for counts in _taken(units, resamples, seed)])
-    return _interval(statistic(np.ones((1, units)))[0], values)
+    return Interval(float(statistic(np.ones((1, units)))[0]), *ends(values, units))
+
+
+def ends(values: Float[np.ndarray, " resamples"], units: int) -> tuple[float, float]:
+    """The ends of the 95% interval of a statistic by its values in resamples of `units` units; NaN where none is defined.
+
+    Undefined values (NaN) are left out. Resampled means vary by n - 1 over n less than means do, and as a normal does and no
+    t: the percentiles are those that make up for both, Φ(∓√(n/(n-1)) t), 1.9% of 32 units and 2.4% of 200 in the place of 2.5%
+    (the expanded percentile interval, Hesterberg 2015). Of few and skewed units the interval is still too narrow.
+    """
+    from scipy.special import ndtr, stdtrit  # slow to import, and of no use to those who come for Wilson's
+
+    defined = values[~np.isnan(values)]
+    if not len(defined):
+        return np.nan, np.nan
+    tail = ndtr(np.sqrt(units / (units - 1)) * stdtrit(units - 1, (1 - LEVEL) / 2))
+    low, high = np.quantile(defined, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def bootstrap_mean(values: ArrayLike, *, weights: ArrayLike | None = None, resamples: int, seed: int) -> Interval:
@@ -59,7 +77,8 @@ def bootstrap_ratio(numerators: ArrayLike, denominators: ArrayLike, *, resamples
 
 def bootstrap_ratios(sums: Sequence[tuple[ArrayLike, ArrayLike]], *, resamples: int, seed: int) -> list[Interval]:
     """`bootstrap_ratio` of each pair of numerators and denominators, all of the same units, from one set of resamples."""
-    return [_interval(row[0], row[1:]) for row in ratios(sums, resamples=resamples, seed=seed)]
+    units = np.size(sums[0][1])
+    return [Interval(float(row[0]), *ends(row[1:], units)) for row in ratios(sums, resamples=resamples, seed=seed)]
 
 
 def ratios(
@@ -79,13 +98,6 @@ def ratios(
 def _divided(sums: Float[np.ndarray, "resamples 2"]) -> NDArray[np.float64]:
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.where(sums[:, 1] == 0, np.nan, sums[:, 0] / sums[:, 1]))
-
-
-def _interval(value: float, values: NDArray[np.float64]) -> Interval:
-    tail = (1 - LEVEL) / 2
-    defined = values[~np.isnan(values)]
-    low, high = np.quantile(defined, [tail, 1 - tail]) if len(defined) else (np.nan, np.nan)
-    return Interval(float(value), float(low), float(high))
 
 
 def wilson(count: int, total: int) -> Interval:

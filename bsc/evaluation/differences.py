@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
 
-from bsc.evaluation.bootstrap import LEVEL, Counts, Interval, bootstrap
+from bsc.evaluation.bootstrap import LEVEL, Counts, Interval, bootstrap, ends
 
 Replicates = Float[np.ndarray, "estimate_and_resamples"]
 
@@ -57,16 +57,13 @@ def over_seeds(statistics: Float[np.ndarray, "seeds estimate_and_resamples"], *,
     return np.asarray((weights * statistics).sum(axis=0))
 
 
-def interval(statistic: Replicates) -> Interval:
-    """The estimate and its 95% percentile interval; resamples in which it is undefined are left out.
+def interval(statistic: Replicates, units: int) -> Interval:
+    """The estimate and its 95% interval, by `ends`. units: the fewest that any of its parts is a statistic of.
 
     What may be but rounding is 0, so that it has no sign.
     """
     statistic = np.where(np.abs(statistic) <= _NOTHING, 0.0, statistic)
-    defined = statistic[1:][~np.isnan(statistic[1:])]
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(defined, [tail, 1 - tail]) if len(defined) else (np.nan, np.nan)
-    return Interval(float(statistic[0]), float(low), float(high))
+    return Interval(float(statistic[0]), *ends(statistic[1:], units))
 
 
 def verdict(difference: Interval, *, sign: int, margin: float = 0.0) -> str:

@@ -21,7 +21,7 @@ from bsc.figures.results import (
     KIND,
     LINEAR,
     PALE_BARS,
-    SEEDS,
+    bars,
     evaluated_on,
     evaluations,
     interpreted,
@@ -29,8 +29,6 @@ from bsc.figures.results import (
     reading_input,
     references,
     scores,
-    span,
-    thin,
 )
 from bsc.stages import FigureSpec
 
@@ -236,16 +234,8 @@ def _bands(seen: pd.DataFrame) -> list[tuple[str, dict[str, Any]]]:
 def _notes(points: pd.DataFrame, linear: pd.DataFrame, view: View, spec: FigureSpec) -> Iterator[str]:
     """Sentences that say what is drawn, of how many seeds, and what the bars are."""
     shown = points[(points["variant"] == "trained") & (points["control"] == "none")]
-    several, single = (shown[shown["interval"] == one] for one in (SEEDS, view.interval))
-    both = len(several) and len(single)
-    if len(several):
-        who = f" ({_labels(several, spec)})" if both else ""
-        yield f"Mean ± s.e.m. over {span(several['seeds'])} seeds{who}."
-    if several["own_low"].notna().any():
-        yield thin(view.interval, view.unit)
-    if len(single):
-        who = f" ({_labels(single, spec)})" if both else ""
-        yield f"One seed with its {view.interval} interval over {view.unit}{who}."
+    if said := bars(shown, view.unit, view.interval, lambda some: _labels(some, spec)):
+        yield said
     if len(linear):
         yield f"Linear map: of the module's input to its output, by least squares, with its {view.interval} interval."
     if _bands(points):

@@ -159,7 +159,7 @@ def _compared(evidence: Evidence, quantity: Quantity, cells: Comparison, without
         one, other = (over_seeds(np.stack(list(side.values())), seed=start + place) for place, side in enumerate(found))
         less = one - other
     taken = [side[seed] for side, drawn in zip(pair, found, strict=True) for seed in shared or drawn]
-    units = min(evidence.units(quantity, subject) for subject in taken)
+    units = min(evidence.units(quantity, subject, without) for subject in taken)
     return Side(cells.cell, one, other, less, units=units, seeds=len(shared) or min(map(len, found)))
 
 
@@ -184,11 +184,11 @@ def _judged(evidence: Evidence, quantity: Quantity, cells: list[Comparison], sid
 
 
 def _pooled(sides: list[Side]) -> Interval:
-    return interval(np.mean([side.difference for side in sides], axis=0))
+    return interval(np.mean([side.difference for side in sides], axis=0), min(side.units for side in sides))
 
 
 def _alone(sides: list[Side]) -> list[Interval]:
-    return [interval(side.difference) for side in sides]
+    return [interval(side.difference, side.units) for side in sides]
 
 
 def _verdicts(claim: Claim, quantity: Quantity, differences: list[Interval]) -> list[str]:

@@ -98,9 +98,10 @@ class Evidence:
         """The units that any of the subjects has: coders of different models need not be evaluated on the same documents."""
         return sorted({int(unit) for subject in subjects for unit in self._summed(quantity, subject)[1].index})
 
-    def units(self, quantity: Quantity, subject: Subject) -> int:
-        """How many units a quantity of a subject is made of."""
-        return len(self._summed(quantity, subject)[1])
+    def units(self, quantity: Quantity, subject: Subject, without: int | None = None) -> int:
+        """How many units a quantity of a subject is made of. without: a unit that is left out."""
+        index = self._summed(quantity, subject)[1].index
+        return len(index) - (without in index)
 
     def _summed(self, quantity: Quantity, subject: Subject) -> Sums:
         key = (quantity.name, subject)

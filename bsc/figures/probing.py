@@ -1,5 +1,7 @@
 """Sparse probing: how well a few latents, or a few dimensions, tell a document's label (the figure 21, *ours*)."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,20 +60,24 @@ def probes(spec: FigureSpec, results: Path) -> pd.DataFrame:
     with its ends, the difference of the two probes, paired by test document.
     """
     coders, tables = coders_of(spec.coders), []
+    tested = cache(lambda coder: read_parquet(results / coder.at(paths.PROBES) / "scores.parquet"))
     for coder in coders:
         folder = results / coder.at(paths.PROBES)
         table = read_parquet(folder / "probes.parquet").drop(columns="features")
-        table = table.merge(_differences(coder, coders, spec, results), on=_PROBE, how="left")
+        table = table.merge(_differences(coder, coders, spec, tested), on=_PROBE, how="left")
         tables.append(table.assign(**vars(coder), **read_json(folder / "metrics.json")))
     return pd.concat(tables, ignore_index=True)
 
 
-def _differences(coder: CoderId, coders: list[CoderId], spec: FigureSpec, results: Path) -> pd.DataFrame:
+def _differences(
+    coder: CoderId, coders: list[CoderId], spec: FigureSpec, tested: Callable[[CoderId], pd.DataFrame]
+) -> pd.DataFrame:
+    """tested: the scores of a coder's probes."""
     alike = {other.binariser: other for other in coders if cell(other) == cell(coder)}
     name = None if REGISTRY[coder.binariser].continuous else continuous_counterpart(coder.binariser, set(alike))
     rows = []
     if name is not None:
-        mine, theirs = (read_parquet(results / one.at(paths.PROBES) / "scores.parquet") for one in (coder, alike[name]))
+        mine, theirs = (tested(one) for one in (coder, alike[name]))
         for (pooling, count), here in mine.groupby(["pooling", "count"], sort=False):
             there = theirs[(theirs["pooling"] == pooling) & (theirs["count"] == count)]
             labels = here["label"].unique().tolist()

@@ -1,6 +1,6 @@
 """What figures and tables read: metrics and scores of the coders that a spec names, and their means over seeds."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -209,22 +209,20 @@ def _mean(group: pd.DataFrame, column: str) -> dict[str, Any]:
     return {"seeds": len(values), "value": mean, "low": mean - error, "high": mean + error, "interval": SEEDS, **own}
 
 
-def bars(points: pd.DataFrame, unit: str) -> str:
-    """A sentence of a figure's note: of how many seeds the points of `over_seeds` are, and what their bars are.
+def bars(points: pd.DataFrame, unit: str, interval: str = BOOTSTRAP, named: Callable[[pd.DataFrame], str] | None = None) -> str:
+    """Sentences of a figure's note: of how many seeds the points of `over_seeds` are, what their bars are, and what is behind.
 
-    unit: what the bootstrap of a single seed draws, in the plural.
+    unit: what the interval of a single seed is over, in the plural. named: whose some points are, said where others are of more
+    or fewer seeds.
     """
-    several, single = (points[points["interval"] == one] for one in (SEEDS, BOOTSTRAP))
-    parts = [f"mean ± s.e.m. over {span(several['seeds'])} seeds"] if len(several) else []
-    parts += [f"one seed with its bootstrap 95% interval over {unit}"] if len(single) else []
+    several, single = (points[points["interval"] == one] for one in (SEEDS, interval))
+    whose = named if named is not None and len(several) and len(single) else None
+    who = ["" if whose is None else f" ({whose(some)})" for some in (several, single)]
+    parts = [f"mean ± s.e.m. over {span(several['seeds'])} seeds{who[0]}"] if len(several) else []
+    parts += [f"one seed with its {interval} interval over {unit}{who[1]}"] if len(single) else []
     said = ", or ".join(parts)
-    behind = f" {thin(BOOTSTRAP, unit)}" if several["own_low"].notna().any() else ""
+    behind = f" Thin: the mean of the seeds' {interval} intervals over {unit}." if several["own_low"].notna().any() else ""
     return f"{said[:1].upper()}{said[1:]}.{behind}" if said else ""
-
-
-def thin(interval: str, unit: str) -> str:
-    """A sentence of a figure's note: what `draw_own` drew behind means over seeds."""
-    return f"Thin: the mean of the seeds' {interval} intervals over {unit}."
 
 
 def span(numbers: pd.Series) -> str:

@@ -117,7 +117,8 @@ class Interpreted:
             scored = self.scores[self.scores["scorer"] == scorer].sort_values(["f1", "firings", "latent"])
             below = scored["sampling_weight"].cumsum().to_numpy()
             row = scored.iloc[-1 if best else int(np.searchsorted(below, below[-1] / 2))]
-            rank = "the best" if best else "the median"
+            median = "the weighted median" if scored["sampling_weight"].nunique() > 1 else "the median"
+            rank = "the best" if best else median
             why = f"{scorer.capitalize()} F1 {row['f1']:.2f}, {rank} of {len(scored):,} scored latents"
             return Choice(int(row["latent"]), why, scorer)
         if not self.cache.firings.any():

@@ -42,7 +42,7 @@ def write_cache(folder: Path, latents: list[Mapping[int, float]], rows: int, con
     if entries:
         sorter.append(*(np.array(column) for column in zip(*entries, strict=True)))
     sorter.write(folder / FILE)
-    write_manifest(folder, [FILE], {"rows": rows, "context": context, "latents": len(latents)})
+    write_manifest(folder, [FILE], {"rows": rows, "usable_rows": rows, "context": context, "latents": len(latents)})
     return LatentCache.open(folder)
 
 

@@ -14,6 +14,7 @@ from bsc.autointerp.metrics import (
     latent_counts,
     outcome,
 )
+from bsc.autointerp.pareto import inclusion_probabilities, pareto_sample
 from bsc.evaluation.bootstrap import bootstrap_mean
 
 _ANSWERS = st.lists(st.tuples(st.booleans(), st.sampled_from([1, 0, -1])), min_size=1, max_size=60)
@@ -107,6 +108,22 @@ def test_where_all_latents_weigh_one_scores_are_bit_for_bit_those_without_weight
     assert found["unweighted"] == bootstrap_mean(scores["f1"], resamples=100, seed=0).as_json()
     weighted = bootstrap_mean(scores["f1"], weights=scores["firings"], resamples=100, seed=0).as_json()
     assert {name: found["weighted"][name] for name in weighted} == weighted
+
+
+@pytest.mark.parametrize("size", [60, 120, 240])
+def test_intervals_of_sampled_latents_are_as_wide_as_scores_vary_over_coders_and_draws(size) -> None:
+    """Of 240 latents each; an eighth of a sample of 120 is drawn for certain, and all of 240."""
+    generator, found = np.random.default_rng(0), []
+    for trial in range(400):
+        firings = np.floor(np.exp(generator.normal(5, 1, 240))).astype(np.int64) + 1
+        f1 = np.clip(0.8 - 0.06 * np.log(firings) + generator.normal(0, 0.1, 240), 0, 1)
+        chances = inclusion_probabilities(firings, size) if size < 240 else np.ones(240)
+        drawn = pareto_sample(chances, generator.random(240), size)
+        table = pd.DataFrame({"f1": f1, "firings": firings, "sampling_weight": 1 / chances})[drawn]
+        scores = coder_scores(table, pd.Series({"scored": 1}), resamples=200, seed=trial)
+        found.append([(one["value"], one["high"] - one["low"]) for one in scores.values()])
+    values, widths = np.moveaxis(found, -1, 0)
+    assert widths.mean(axis=0) / (2 * 1.96) == pytest.approx(values.std(axis=0), rel=0.12)
 
 
 def test_the_effective_sample_size_is_the_number_of_equal_weights() -> None:

@@ -1,5 +1,6 @@
 """Windows as a reader sees them: the strongest first, ties at random, marks where the latent fires."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from autointerp_world import World, windows_spec
 from bsc.autointerp.explain import decoder
 from bsc.autointerp.look import HALVES, Latents
 from bsc.errors import UserError
+from bsc.io import write_manifest, write_parquet
 
 
 def looked_at(world: World) -> Latents:
@@ -48,3 +50,29 @@ def test_a_latent_that_is_not_there_is_told(world: World, latent: int) -> None:
 def test_a_coder_is_named_by_its_whole_path(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="`x/y` names no coder"):
         Latents.open(tmp_path, "x/y")
+
+
+@pytest.mark.parametrize(
+    ("status", "weights"),
+    [
+        (["scored", "too rare", "scored", "too dense"], [1, 0, 1, 0]),
+        (["scored", "not sampled", "not sampled", "too rare"], [3, 0, 0, 0]),
+        (["too rare"] * 4, [0, 0, 0, 0]),
+    ],
+)
+def test_results_from_before_there_were_sampling_weights_are_of_uniform_draws(
+    world: World, status: list[str], weights: list[float]
+) -> None:
+    world.cache([lambda tokens, token=token: tokens == token for token in range(4)])
+    coder = "m/layers.0.mlp/sae-topk-k4/seed1"
+    place = world.root / "results" / "autointerp" / coder / "trained"
+    for name, folder in {"tokens": "tokens/m", "model": "models/m", "latents": place / "latents"}.items():
+        shutil.copytree(world.root / name, world.root / "results" / folder)
+    explanations = pd.DataFrame({"latent": range(4), "status": status, "firings": [4, 3, 2, 1], "explanation": "fires"})
+    scores = pd.DataFrame({"latent": [0], "scorer": ["fuzzing"], "control": ["none"], "f1": [0.5]})
+    for name, table in {"explanations": explanations, "scores": scores}.items():
+        write_parquet(place / name / f"{name}.parquet", table)
+        write_manifest(place / name, [f"{name}.parquet"], {"windows": windows_spec().model_dump()})
+    table = Latents.open(world.root / "results", coder).table
+    assert table["sampling_weight"].tolist() == weights
+    assert table["fuzzing"].tolist() == pytest.approx([0.5, *[np.nan] * 3], nan_ok=True)

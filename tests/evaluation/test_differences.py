@@ -28,7 +28,7 @@ def test_interval_of_replicates_is_that_of_the_bootstrap():
     generator = np.random.default_rng(0)
     below = generator.uniform(1, 2, size=70)
     above = below * generator.uniform(0, 1, size=70)
-    ours = interval(ratio(above, below, seed=3))
+    ours = interval(ratio(above, below, seed=3), 70)
     assert ours == pytest.approx(bootstrap_ratio(above, below, resamples=2_000, seed=3), rel=1e-12)
 
 
@@ -37,8 +37,8 @@ def test_equal_seeds_pair_and_different_seeds_do_not():
     noise = generator.normal(0, 10, size=50)
     ones = np.ones(50)
     worse, better = noise + 1 + generator.normal(0, 0.1, 50), noise
-    paired = interval(ratio(worse, ones, seed=0) - ratio(better, ones, seed=0))
-    apart = interval(ratio(worse, ones, seed=0) - ratio(better, ones, seed=1))
+    paired = interval(ratio(worse, ones, seed=0) - ratio(better, ones, seed=0), 50)
+    apart = interval(ratio(worse, ones, seed=0) - ratio(better, ones, seed=1), 50)
     assert paired.value == pytest.approx(apart.value)
     theirs = stats.bootstrap(
         (worse, better),
@@ -56,7 +56,8 @@ def test_equal_seeds_pair_and_different_seeds_do_not():
 def test_unpaired_difference_agrees_with_scipy():
     generator = np.random.default_rng(5)
     one, other = generator.exponential(1, 60), generator.exponential(1.4, 80)
-    ours = interval(ratio(one, np.ones(60), seed=0, resamples=20_000) - ratio(other, np.ones(80), seed=1, resamples=20_000))
+    replicas = ratio(one, np.ones(60), seed=0, resamples=20_000) - ratio(other, np.ones(80), seed=1, resamples=20_000)
+    ours = interval(replicas, 60)
     theirs = stats.bootstrap(
         (one, other),
         lambda a, b, axis=-1: a.mean(axis=axis) - b.mean(axis=axis),
@@ -94,7 +95,7 @@ def coverage(seeds, of_seeds, shared, apart):
             binary, continuous = hardness + 0.5 + effect + together + generator.normal(0, apart, 40), hardness
             pair = [replicates(side, ones, resamples=400, seed=trial) for side in (binary, continuous)]
             differences.append(pair[0] - pair[1])
-        found = interval(over_seeds(np.stack(differences), seed=trial))
+        found = interval(over_seeds(np.stack(differences), seed=trial), 40)
         covered.append(found.low <= 0.5 <= found.high)
     return np.mean(covered)
 
@@ -110,12 +111,12 @@ def test_crossed_noise_makes_the_interval_wider_and_not_narrower():
 
 
 def test_what_rounding_makes_of_nothing_has_no_sign():
-    assert interval(np.array([-6.9e-18, -1e-17, 0.5, 1e-17])) == (0.0, 0.0, pytest.approx(0.475))
+    assert interval(np.array([-6.9e-18, -1e-17, 0.5, 1e-17]), 10**6) == (0.0, 0.0, pytest.approx(0.475))
 
 
 def test_resamples_without_a_denominator_are_left_out():
-    assert interval(ratio([0.0, 1.0], [0.0, 2.0], seed=0)) == Interval(0.5, 0.5, 0.5)
-    assert np.isnan(interval(ratio([0.0, 0.0], [0.0, 0.0], seed=0))).all()
+    assert interval(ratio([0.0, 1.0], [0.0, 2.0], seed=0), 2) == Interval(0.5, 0.5, 0.5)
+    assert np.isnan(interval(ratio([0.0, 0.0], [0.0, 0.0], seed=0), 2)).all()
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_units_to_resolve_shrink_the_interval_to_the_boundary(value, below, abov
 def test_one_unit_has_a_difference_and_no_verdict():
     one, other = (ratio([above], [2.0], seed=0, resamples=50) for above in (3.0, 1.0))
     assert len(one) == 51
-    found = interval(over_seeds(np.stack([one - other] * 2), seed=0))
+    found = interval(over_seeds(np.stack([one - other] * 2), seed=0), 1)
     assert found == pytest.approx((1, np.nan, np.nan), nan_ok=True)
     assert verdict(found, sign=1) == verdict(found, sign=-1) == UNDECIDED
     assert units_to_resolve(found, 1) is None

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bsc.evaluation.bootstrap import Interval, ends
 from bsc.evaluation.metrics import by_document, fidelity_metrics, frequency_metrics, language_metrics, summary
 
 DRAWN = {"resamples": 200, "seed": 0}
@@ -38,7 +39,7 @@ def clustered(above, below, documents, resamples, seed):
     for draw in drawn:
         taken = [sequence for number in draw for sequence, name in enumerate(documents) if name == names[number]]
         ratios.append(sum(above[taken]) / sum(below[taken]))
-    return {"value": above.sum() / below.sum(), **dict(zip(("low", "high"), np.quantile(ratios, [0.025, 0.975]), strict=True))}
+    return Interval(above.sum() / below.sum(), *ends(np.array(ratios), len(names))).as_json()
 
 
 def test_intervals_are_those_of_resampled_documents():

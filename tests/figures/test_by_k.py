@@ -58,6 +58,17 @@ def test_one_seed_gives_its_own_bootstrap_interval(written, tmp_path: Path) -> N
     assert shown[["value", "low", "high"]].tolist() == pytest.approx([fvu["value"], fvu["low"], fvu["high"]], rel=1e-7)
 
 
+def test_the_note_says_which_binarisers_have_one_seed(written, tmp_path: Path, finished) -> None:
+    coders = grid()
+    drawn("fig8", coders, written(coders), tmp_path)
+    named = figure_spec("fig8", coders).labels
+    several, single = (
+        f"{named[one]}, {named[other]}" for one, other in (("topk", "binary-topk"), ("binary-groupmax", "gumbel"))
+    )
+    said = f"Mean ± s.e.m. over 2 seeds ({several}), or one seed with its Wilson 95% interval over latents ({single}). Thin: "
+    assert finished[0][1].startswith(said)
+
+
 @pytest.mark.parametrize(("name", "column"), [("fig1", "ce_increase"), ("fig6", "accuracy_decrease"), ("fig7", "fvu")])
 def test_a_linear_map_is_drawn_where_coders_read_the_input(name: str, column: str, written, tmp_path: Path, finished) -> None:
     coders = grid(architectures=("sae", "skip-transcoder"))

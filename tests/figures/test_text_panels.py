@@ -9,7 +9,7 @@ from made_up_results import WINDOW, WORDS, figure_spec, grid, window_spec, write
 from bsc.autointerp.explain import open_windows
 from bsc.autointerp.windows import TEST, FiringWindows
 from bsc.figures.draw import draw
-from bsc.figures.windows import Interpreted
+from bsc.figures.windows import Choice, Interpreted
 from bsc.io import read_parquet
 from bsc.paths import LATENTS, SCORES, TOKENS
 from bsc.stages import coders_of
@@ -41,13 +41,21 @@ def test_fig4_shows_windows_of_every_decile_from_the_strongest(tmp_path: Path) -
     assert f1[latent] == f1.sort_values().iloc[(len(f1) - 1) // 2]
 
 
-def test_the_median_latent_is_that_of_the_sampling_weights() -> None:
-    def median(weights: list[float]) -> int:
-        scores = pd.DataFrame({"scorer": "fuzzing", "f1": [0.1, 0.4, 0.6, 0.9], "firings": 9, "latent": range(4)})
-        latents = Interpreted(None, None, None, None, scores.assign(sampling_weight=weights), None)
-        return latents.choose(best=False).latent
+def chosen(weights: list[float], *, best: bool = False) -> Choice:
+    scores = pd.DataFrame({"scorer": "fuzzing", "f1": [0.1, 0.4, 0.6, 0.9], "firings": 9, "latent": range(4)})
+    return Interpreted(None, None, None, None, scores.assign(sampling_weight=weights), None).choose(best=best)
 
-    assert [median(weights) for weights in ([1, 1, 1, 1], [5, 1, 1, 1], [1, 1, 1, 4], [1, 1, 2.5, 1])] == [1, 0, 3, 2]
+
+def test_the_median_latent_is_that_of_the_sampling_weights() -> None:
+    weights = [1, 1, 1, 1], [5, 1, 1, 1], [1, 1, 1, 4], [1, 1, 2.5, 1]
+    assert [chosen(one).latent for one in weights] == [1, 0, 3, 2]
+
+
+def test_a_median_by_weights_is_called_so() -> None:
+    assert chosen([1, 1, 1, 1]).why == "Fuzzing F1 0.40, the median of 4 scored latents"
+    assert chosen([3, 3, 3, 3]).why == "Fuzzing F1 0.40, the median of 4 scored latents"
+    assert chosen([5, 1, 1, 1]).why == "Fuzzing F1 0.10, the weighted median of 4 scored latents"
+    assert chosen([5, 1, 1, 1], best=True).why == "Fuzzing F1 0.90, the best of 4 scored latents"
 
 
 def test_fig4_shows_the_half_that_tests_are_made_of_with_deciles_by_rank_in_it(tmp_path: Path) -> None:

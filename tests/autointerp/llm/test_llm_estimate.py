@@ -5,22 +5,26 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
-from autointerp_world import World
+from autointerp_world import World, windows_spec
 from loopback import served
 from test_llm_stages import rule
 
 from bsc import io, paths
-from bsc.autointerp import costs
+from bsc.autointerp import costs, samples
 from bsc.autointerp.costs import Asked
 from bsc.autointerp.estimate import report
 from bsc.autointerp.explain import explain
+from bsc.autointerp.firings import LatentCache
 from bsc.autointerp.llm.answers import AnswerCache
 from bsc.autointerp.llm.messages import Reply, Request, Sampling
+from bsc.autointerp.samples import census
 from bsc.autointerp.score import score
 from bsc.config import load
-from bsc.io import write_manifest
+from bsc.io import read_manifest, write_manifest, write_parquet
 from bsc.spec import dump
 from bsc.stages import Plan
 
@@ -103,6 +107,34 @@ def test_in_the_middle_of_a_run_what_is_answered_is_known(config: Path, world: W
         score(spec, *inputs, model=found["model"], llms=dump(reached), answers=Path(plan.answers))
         assert sum(server.asked.values()) - asked == before[1]
     assert numbers(report([config]), "judge scores") == [4, 128, 128, 0, 0]
+
+
+def test_explanations_of_another_draw_are_not_there(config: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are of an older version, which drew other latents and recorded no sampling weights."""
+    world.cache([lambda tokens, token=token: tokens == token for token in range(7)])
+    plan = Plan(load([config]))
+    (coder,) = plan.config.coder_ids
+    results = Path(plan.config.results)
+    places = {"tokens": paths.TOKENS, "model": paths.MODEL, "latents": paths.LATENTS}
+    found = {name: results / coder.at(pattern, variant="trained") for name, pattern in places.items()}
+    for name, folder in found.items():
+        shutil.copytree(world.root / name, folder)
+    explanations = results / coder.at(paths.interpreted(paths.EXPLANATIONS, "big"), variant="trained")
+    drawn = census(LatentCache.open(found["latents"]), world.grid(windows_spec()), windows_spec(latents=4))
+    taken = set(drawn.loc[drawn["status"] == "scored", "latent"])
+    others = {*sorted(taken)[:1], *(set(range(7)) - taken)}
+    with served(rule) as server, monkeypatch.context() as patched:
+        reached = {name: {**held, "endpoint": server.endpoint, "budget": None} for name, held in plan.llm_settings.items()}
+        patched.setattr(samples, "pareto_sample", lambda *_: np.isin(range(7), [*others]))
+        inputs = found["latents"], found["tokens"], found["model"], explanations
+        explain(plan.explanations(coder, "trained", "big").spec, *inputs, dump(reached), Path(plan.answers))
+    path = explanations / "explanations.parquet"
+    table = pd.read_parquet(path).drop(columns="sampling_weight")
+    assert set(table.loc[table["status"] == "scored", "latent"]) == others
+    write_parquet(path, table)
+    write_manifest(explanations, [path.name], {"windows": read_manifest(explanations, verify=False)["windows"]})
+    assert numbers(report([config]), "big explains")[:3] == [4, 4, 1]
+    assert numbers(report([config]), "judge scores")[:3] == [4, 4 * 8 * 2 * 2, 0]
 
 
 def test_answers_of_a_model_in_the_process_are_those_of_its_files(config: Path) -> None:
