@@ -1,8 +1,8 @@
 """Differences between coders with their intervals: paired over documents, apart over latents, across seeds. No torch in here.
 
-A statistic is carried as its *replicates*: the estimate first, then its value in each resample. Means and differences of
-statistics are then taken entry by entry. Two statistics of the same units are paired when they are drawn with the same seed
-(each resample takes the same units for both), and independent when their seeds differ.
+A statistic is carried as its *replicates* (see `bootstrap.ratios`): the estimate first, then its value in each resample. Means
+and differences of statistics are then taken entry by entry. Two statistics of the same units are paired when they are drawn
+with the same seed (each resample takes the same units for both), and independent when their seeds differ.
 """
 
 from collections.abc import Sequence
@@ -10,34 +10,14 @@ from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike, NDArray
 
-from bsc.evaluation.bootstrap import LEVEL, Counts, Interval, bootstrap, ends
+from bsc.evaluation.bootstrap import LEVEL, Interval, ends
 
 Replicates = Float[np.ndarray, "estimate_and_resamples"]
 
 HOLDS, FAILS, UNDECIDED, DIFFERS = "holds", "does not hold", "undecided", "differs by cell"
 _NOTHING = 1e-12
 """What rounding may make of a difference of nothing."""
-
-
-def replicates(numerators: ArrayLike, denominators: ArrayLike, *, resamples: int, seed: int) -> Replicates:
-    """Σ numerators / Σ denominators over the units, and over each resample of them; NaN where nothing is below the line.
-
-    Of a single unit all resamples are NaN. Raises ValueError when there is no unit.
-    """
-    columns = np.stack([np.asarray(one, dtype=np.float64) for one in (numerators, denominators)], axis=1)
-    found: list[NDArray[np.float64]] = []
-
-    def ratio(counts: Counts) -> NDArray[np.float64]:
-        above, below = (counts @ columns).T
-        with np.errstate(divide="ignore", invalid="ignore"):
-            found.append(np.where(below == 0, np.nan, above / below))
-        return found[-1]
-
-    bootstrap(ratio, len(columns), resamples=resamples, seed=seed)
-    *drawn, whole = found  # the units as they are come last
-    return np.concatenate([whole, *drawn])
 
 
 def over_seeds(statistics: Float[np.ndarray, "seeds estimate_and_resamples"], *, seed: int) -> Replicates:

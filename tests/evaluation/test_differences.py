@@ -4,7 +4,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from bsc.evaluation.bootstrap import Interval, bootstrap_ratio
+from bsc.evaluation.bootstrap import Interval, bootstrap_ratio, ratios
 from bsc.evaluation.differences import (
     DIFFERS,
     FAILS,
@@ -13,7 +13,6 @@ from bsc.evaluation.differences import (
     interval,
     over_cells,
     over_seeds,
-    replicates,
     units_to_resolve,
     verdict,
     widened,
@@ -21,7 +20,8 @@ from bsc.evaluation.differences import (
 
 
 def ratio(above, below, *, seed, resamples=2_000):
-    return replicates(above, below, resamples=resamples, seed=seed)
+    (found,) = ratios([(above, below)], resamples=resamples, seed=seed)
+    return found
 
 
 def test_interval_of_replicates_is_that_of_the_bootstrap():
@@ -93,7 +93,7 @@ def coverage(seeds, of_seeds, shared, apart):
         for _ in range(seeds):
             effect = generator.normal(0, of_seeds)
             binary, continuous = hardness + 0.5 + effect + together + generator.normal(0, apart, 40), hardness
-            pair = [replicates(side, ones, resamples=400, seed=trial) for side in (binary, continuous)]
+            pair = ratios([(side, ones) for side in (binary, continuous)], resamples=400, seed=trial)
             differences.append(pair[0] - pair[1])
         found = interval(over_seeds(np.stack(differences), seed=trial), 40)
         covered.append(found.low <= 0.5 <= found.high)
