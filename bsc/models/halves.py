@@ -10,19 +10,11 @@ from transformers import PreTrainedModel
 
 from bsc.device import device
 from bsc.errors import UserError
+from bsc.models.head import hidden_states
 from bsc.models.hooks import splice
 from bsc.models.layers import only_layers
 
-PROBE = 8
-"""Tokens on which what is worked out here is compared with what the model itself says."""
-
 States = Float[Tensor, "batch position d"]
-
-
-def hidden_states(model: PreTrainedModel, tokens: Int[Tensor, "batch position"]) -> States:
-    """What the vocabulary head is given, without running the head."""
-    states: Tensor = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-    return states
 
 
 class Parts(NamedTuple):

@@ -8,7 +8,8 @@ from tiny_llama import tiny_llama
 from transformers import GraniteConfig, GraniteForCausalLM, Olmo2Config, Olmo2ForCausalLM, PretrainedConfig, PreTrainedModel
 
 from bsc.errors import UserError
-from bsc.models.halves import Halves, hidden_states
+from bsc.models.halves import Halves
+from bsc.models.head import hidden_states
 
 TOKENS = torch.arange(8)[None]
 SIZES = {
