@@ -60,7 +60,12 @@ def _is_colour(colour: str) -> str:
     return colour
 
 
+def _with_home(source: str) -> str:
+    return re.sub(r"^folder:~(?=/|$)", lambda _: f"folder:{Path.home()}", source)
+
+
 Hookpoint = Annotated[str, AfterValidator(_is_hookpoint)]
+Source = Annotated[str, AfterValidator(_with_home)]
 Colour = Annotated[str, AfterValidator(_is_colour)]
 Seed = Annotated[int, Field(ge=0)]
 Sizes = Annotated[list[Positive], Field(min_length=1)]
@@ -73,7 +78,7 @@ class _Strict(BaseModel):
 class Model(_Strict):
     """A language model: where it comes from and where it is hooked."""
 
-    source: str
+    source: Source
     revision: str | None = None
     file: str | None = None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
@@ -398,7 +403,7 @@ class Llm(_Strict):
 class Embedding(_Strict):
     """The sentence-embedding model of the `embedding` scorer and the `nearest` negatives. sha256: of a whole wheel."""
 
-    source: str
+    source: Source
     revision: str | None = None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 

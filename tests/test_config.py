@@ -305,6 +305,17 @@ def test_a_model_folder_of_other_sizes_is_refused(tmp_path: Path) -> None:
     assert "models.local.layers" not in str(error.value)
 
 
+def test_the_home_folder_may_be_written_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("config.json", "modules.json"):
+        (tmp_path / name).write_text("{}")
+    local = {"source": "folder:~/.", "width": 576, "layers": 30, "hookpoints": ["layers.0.mlp"]}
+    path = write(tmp_path, models={"local": local}, autointerp__embedding={"source": "folder:~"})
+    config = load([path], root=tmp_path / "elsewhere")
+    assert config.models["local"].source == f"folder:{tmp_path}/."
+    assert config.autointerp.embedding.source == f"folder:{tmp_path}"
+
+
 @pytest.mark.parametrize(
     ("content", "message"), [(b"- a\n", "not a mapping of keys"), (b"\xff\xfe", "not a text file"), (None, "not a text file")]
 )

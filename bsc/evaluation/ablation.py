@@ -28,7 +28,8 @@ from bsc.evaluation.language import Contexts, load, score_hidden
 from bsc.evaluation.metrics import by_document, counts
 from bsc.evaluation.replacement import Recorder, from_coder
 from bsc.io import read_manifest, read_parquet, write_manifest, write_parquet
-from bsc.models.halves import PROBE, Halves, States
+from bsc.models.halves import Halves, States
+from bsc.models.head import PROBE
 from bsc.models.hooks import splice
 from bsc.paths import layer
 from bsc.progress import Progress, job_label

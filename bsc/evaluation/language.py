@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from bsc.corpus.store import read_tokens
 from bsc.device import device, resolve_dtype
 from bsc.errors import UserError
-from bsc.models.halves import PROBE, hidden_states
+from bsc.models.head import PROBE, check_head, head_logits, hidden_states
 from bsc.models.hooks import Replacement, splice
 from bsc.models.load import load_model
 from bsc.progress import Progress
@@ -109,12 +109,7 @@ def score_hidden(
     model: PreTrainedModel, hidden: Float[Tensor, "batch context d"], tokens: Int[Tensor, "batch context"]
 ) -> list[tuple[float, float]]:
     """Cross-entropy (nats) and accuracy of each sequence from its hidden states; the head sees one sequence at a time."""
-    return [_score(_logits(model, states), sequence) for states, sequence in zip(hidden, tokens, strict=True)]
-
-
-def _logits(model: PreTrainedModel, states: Float[Tensor, "context d"]) -> Float[Tensor, "context vocabulary"]:
-    logits: Tensor = model.get_output_embeddings()(states)  # type: ignore[no-untyped-call]
-    return logits.float()
+    return [_score(head_logits(model, states), sequence) for states, sequence in zip(hidden, tokens, strict=True)]
 
 
 def _score(logits: Float[Tensor, "context vocabulary"], tokens: Int[Tensor, "context"]) -> tuple[float, float]:
@@ -122,17 +117,3 @@ def _score(logits: Float[Tensor, "context vocabulary"], tokens: Int[Tensor, "con
     losses = F.cross_entropy(logits[:-1], tokens[1:], reduction="none")
     right = logits[:-1].argmax(dim=-1) == tokens[1:]
     return losses.double().mean().item(), right.double().mean().item()
-
-
-@torch.inference_mode()
-def check_head(model: PreTrainedModel, tokens: Int[Tensor, "1 probe"], folder: Path) -> None:
-    """Refuse models that scale or cap their logits after the head: cross-entropy would come out wrong without a word."""
-    tokens = tokens.long().to(device())
-    own = model(input_ids=tokens, use_cache=False).logits[0].float()
-    ours = _logits(model, hidden_states(model, tokens)[0])
-    if not torch.allclose(own, ours, atol=0.02 * float(own.abs().max())):
-        raise UserError(
-            "the model changes its logits after the vocabulary head, which evaluation does not know",
-            where=str(folder),
-            fix="use a model of the Llama kind",
-        )

@@ -20,7 +20,7 @@ from bsc.evaluation.language import batches, load, spread
 from bsc.evaluation.replacement import Reconstruct, Recorder, constant, linear
 from bsc.evaluation.spliced import measure
 from bsc.io import write_json, write_parquet
-from bsc.models.halves import hidden_states
+from bsc.models.head import hidden_states
 from bsc.models.hooks import Activations, capture
 from bsc.models.layers import only_layers
 from bsc.paths import layer

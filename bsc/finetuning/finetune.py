@@ -13,11 +13,11 @@ from bsc.coders.load import load_coder, load_spec, save_coder
 from bsc.corpus.store import read_tokens
 from bsc.device import device, resolve_dtype
 from bsc.errors import UserError
-from bsc.evaluation.language import check_head
 from bsc.finetuning.objective import MEASURED, Objective
 from bsc.finetuning.sequences import Sequences
 from bsc.io import read_manifest
-from bsc.models.halves import PROBE, Halves
+from bsc.models.halves import Halves
+from bsc.models.head import PROBE, check_head
 from bsc.models.load import load_model
 from bsc.paths import layer
 from bsc.stages import CoderSpec, FinetuneSpec

@@ -20,7 +20,8 @@ from bsc.coders.coder import SparseCoder
 from bsc.device import device, resolve_dtype
 from bsc.evaluation.replacement import from_coder, keeping_first, replacing
 from bsc.finetuning.divergence import NO_LABEL, Divergence, divergence
-from bsc.models.halves import Halves, Parts, States, hidden_states
+from bsc.models.halves import Halves, Parts, States
+from bsc.models.head import hidden_states
 from bsc.models.hooks import Replacement, splice
 from bsc.paths import layer
 from bsc.stages import FinetuneSpec

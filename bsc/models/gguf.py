@@ -13,6 +13,7 @@ from typing import Any
 from unittest import mock
 
 from bsc.errors import UserError
+from bsc.models.load import pretrained
 
 FILE_TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 15: "Q4_K_M", 18: "Q6_K"}
 PRETOKENIZERS = {"default": False, "gpt-2": False, "smollm": True}
@@ -22,7 +23,8 @@ PRETOKENIZERS = {"default": False, "gpt-2": False, "smollm": True}
 def convert(gguf: Path, folder: Path) -> dict[str, Any]:
     """Write config.json, model.safetensors (bfloat16) and the tokenizer of a GGUF file; returns facts about the variant.
 
-    Raises UserError when the file is no GGUF that transformers reads, or cuts text in a way that is not known here.
+    Raises UserError when the file is no GGUF that transformers reads, lacks weights, or cuts text in a way that is not known
+    here.
     """
     with _parsed_once():
         facts = _facts(gguf)
@@ -94,10 +96,9 @@ def _convert_tokenizer(gguf: Path, folder: Path, *, digits: bool, longest: int) 
 
 def _convert_weights(gguf: Path, folder: Path) -> None:
     import torch
-    from transformers import AutoModelForCausalLM, GgufConfig
+    from transformers import GgufConfig
 
     # Without `dequantize` the weights may stay in their blocks, which save_pretrained refuses to write.
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
-    )
+    unpacked = GgufConfig(dequantize=True)
+    model = pretrained(gguf.parent, gguf.name, gguf_file=gguf.name, quantization_config=unpacked, dtype=torch.float32)
     model.bfloat16().save_pretrained(folder, max_shard_size="100GB")

@@ -210,6 +210,17 @@ def test_a_hub_model_is_taken_from_the_local_cache_at_its_commit(
     assert {"modules.json", "model.safetensors"} <= set(manifest["files"])
 
 
+def test_code_that_a_part_of_a_model_brings_is_not_run(tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "in")
+    part = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
+    (tmp_path / "in/modules.json").write_text(json.dumps([part]))
+    said = {"model_type": "evil", "auto_map": {"AutoConfig": "modeling.C", "AutoModel": "modeling.M"}}
+    (tmp_path / "in/config.json").write_text(json.dumps(said))
+    fetch_embedder(spec(f"folder:{tmp_path}/in"), tmp_path / "out")
+    with pytest.raises(UserError, match="cannot load it: it needs code of its own, which is not run"):
+        Embedder.open(tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -1,6 +1,7 @@
 """A model folder is the same whatever it came from, is what the config says it is, and appears whole or not at all."""
 
 import errno
+import json
 import os
 import shutil
 import stat
@@ -10,8 +11,29 @@ from pathlib import Path
 import pytest
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.utils import httpx
+from safetensors.torch import load_file, save_file
 from tiny_llama import LAYERS, VOCABULARY, WIDTH, save_gguf, save_wheel
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    LlamaModel,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from bsc.errors import UserError
 from bsc.io import read_json, read_manifest, sha256
@@ -21,6 +43,15 @@ from bsc.stages import ModelSpec
 
 KEPT = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+SIZES = {
+    "vocab_size": len(VOCABULARY),
+    "hidden_size": WIDTH,
+    "intermediate_size": 64,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 MEASURED = {"width": WIDTH, "layers": LAYERS, "vocabulary": len(VOCABULARY), "bos": 1, "eos": 2}
 
 
@@ -86,6 +117,121 @@ def test_a_config_that_transformers_does_not_know_is_refused(source: Path, tmp_p
     (tmp_path / "in/config.json").write_text('{"model_type": "unheard-of"}')
     with pytest.raises(UserError, match="not one that transformers knows"):
         fetch_model(spec(f"folder:{tmp_path}/in"), tmp_path / "out")
+
+
+def _without_a_head(folder: Path) -> None:
+    config = LlamaConfig(**SIZES, tie_word_embeddings=False)
+    LlamaModel(config).save_pretrained(folder)
+
+
+def _for_another_task(folder: Path) -> None:
+    LlamaForSequenceClassification(LlamaConfig(**SIZES, pad_token_id=0)).save_pretrained(folder)
+
+
+def _without_a_weight(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.down_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _without_a_shard(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    LlamaForCausalLM(LlamaConfig(**SIZES)).save_pretrained(folder, max_shard_size="30KB")
+    sorted(folder.glob("model-*.safetensors"))[-1].unlink()
+
+
+def _cut_short(folder: Path) -> None:
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[:-1000])
+
+
+def _said(folder: Path, **changes: object) -> None:
+    config = read_json(folder / "config.json")
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+def _with_code(folder: Path) -> None:
+    _said(folder, model_type="evil", auto_map={"AutoConfig": "modeling_evil.C", "AutoModelForCausalLM": "modeling_evil.M"})
+
+
+def _with_code_in_the_tokenizer(folder: Path) -> None:
+    said = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["modeling_evil.T", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(said))
+
+
+def _quantised(folder: Path) -> None:
+    _said(folder, quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 128})
+
+
+def _of_another_shape(folder: Path) -> None:
+    _said(folder, intermediate_size=48)
+
+
+def _with_vision(folder: Path) -> None:
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Gemma3Config(text_config={**SIZES, "head_dim": 8}, vision_config={**vision, "image_size": 28, "patch_size": 14})
+    Gemma3ForConditionalGeneration(config).save_pretrained(folder)
+
+
+def _with_an_encoder(folder: Path) -> None:
+    config = T5Config(vocab_size=len(VOCABULARY), d_model=WIDTH, d_kv=8, d_ff=64, num_layers=LAYERS, num_heads=4)
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+
+
+def _with_another_attention(folder: Path) -> None:
+    Gemma2ForCausalLM(Gemma2Config(**SIZES, head_dim=8)).save_pretrained(folder)
+
+
+def _with_scaled_logits(folder: Path) -> None:
+    CohereForCausalLM(CohereConfig(**SIZES, logit_scale=0.0625)).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_without_a_head, r"1 of its weights are missing .*\(`lm_head\.weight`\)"),
+        (_for_another_task, r"1 of its weights are missing .*\(`lm_head\.weight`\)"),
+        (_without_a_weight, r"missing .*`model\.layers\.1\.mlp\.down_proj\.weight`"),
+        (_of_another_shape, r"9 of its weights are missing or of another shape .*, \.\.\.\)"),
+        (_without_a_shard, r"no model loads from it: No such file or directory: model-(.*)-of-\1\.safetensors"),
+        (_cut_short, r"model\.safetensors is no whole safetensors file"),
+        (_with_code, "it needs code of its own, which is not run"),
+        (_with_code_in_the_tokenizer, "it needs code of its own, which is not run"),
+        (_quantised, r"quantised \(gptq; `quantization_config`"),
+        (_with_vision, "more than a language model, which is under `text_config`"),
+        (_with_an_encoder, "T5Config"),
+        (_with_another_attention, "Gemma2ForCausalLM does not support .*scaled_dot_product_attention"),
+        (_with_scaled_logits, "changes its logits after the vocabulary head"),
+    ],
+)
+def test_a_model_that_no_later_stage_could_use_is_refused_at_once(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], message: str
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda _: pytest.fail("transformers asks whether to run code"))
+    shutil.copytree(source, tmp_path / "in")
+    change(tmp_path / "in")
+    with pytest.raises(UserError, match=message) as error:
+        fetch_model(spec(f"folder:{tmp_path}/in"), tmp_path / "out")
+    assert error.value.where == f"folder:{tmp_path}/in"
+    assert "\n" not in error.value.what
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        LlamaModel(LlamaConfig(**SIZES, tie_word_embeddings=True)),
+        LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=False)),
+        GPTNeoXForCausalLM(GPTNeoXConfig(**SIZES)),
+        MixtralForCausalLM(MixtralConfig(**SIZES, num_key_value_heads=2, num_local_experts=2)),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_a_whole_model_is_fetched_whatever_it_is_built_of(source: Path, tmp_path: Path, model: PreTrainedModel) -> None:
+    shutil.copytree(source, tmp_path / "in")
+    model.save_pretrained(tmp_path / "in")
+    fetch_model(spec(f"folder:{tmp_path}/in"), tmp_path / "out")
+    assert read_manifest(tmp_path / "out")["width"] == WIDTH
 
 
 def test_leftovers_of_a_killed_fetch_are_replaced(source: Path, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from gguf import GGUFWriter
 from tiny_llama import LONGEST, save_gguf
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
@@ -64,4 +66,19 @@ def test_an_unknown_way_of_cutting_text_is_refused(tmp_path: Path, llama: LlamaF
 def test_what_is_no_gguf_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.gguf").write_bytes(b"<html>not found</html>" * 100)
     with pytest.raises(UserError, match="not a GGUF language model"):
+        convert(tmp_path / "a.gguf", tmp_path)
+
+
+def test_a_gguf_that_lacks_a_weight_is_refused(
+    tmp_path: Path, llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = GGUFWriter.add_tensor
+
+    def add(writer: GGUFWriter, name: str, tensor: np.ndarray) -> None:
+        if name != "blk.1.ffn_down.weight":
+            write(writer, name, tensor)
+
+    monkeypatch.setattr(GGUFWriter, "add_tensor", add)
+    save_gguf(tmp_path / "a.gguf", llama)
+    with pytest.raises(UserError, match=r"a\.gguf: 1 of its weights are missing .*`model\.layers\.1\.mlp\.down_proj\.weight`"):
         convert(tmp_path / "a.gguf", tmp_path)

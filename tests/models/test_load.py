@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_llama import LAYERS, WIDTH
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
@@ -99,3 +101,24 @@ def test_a_model_without_a_tokenizer_is_refused(folder: Path, tmp_path: Path) ->
     write_manifest(tmp_path, ["config.json", "model.safetensors"], {})
     with pytest.raises(UserError, match="no tokenizer"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "no model loads from it: .*header"),
+        (
+            lambda path: save_file({"model.norm.weight": torch.ones(WIDTH)}, path, {"format": "pt"}),
+            r"2\d of its weights are missing",
+        ),
+    ],
+)
+def test_weights_that_are_missing_or_broken_are_refused_and_not_drawn(
+    folder: Path, tmp_path: Path, change: Callable[[Path], None], message: str
+) -> None:
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(folder / name, tmp_path)
+    change(tmp_path / "model.safetensors")
+    write_manifest(tmp_path, ["config.json", "model.safetensors"], {})
+    with pytest.raises(UserError, match=message):
+        load_model(tmp_path, torch.float32)

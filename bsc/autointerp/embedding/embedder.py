@@ -10,6 +10,7 @@ from jaxtyping import Float
 from bsc.device import device
 from bsc.errors import UserError
 from bsc.io import read_manifest
+from bsc.models.faults import FAULTS, reason
 
 _BATCH = 64
 """Texts in a forward pass."""
@@ -34,10 +35,10 @@ class Embedder:
 
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # one that lasts a tenth of a second, and fills a log
         try:
-            return cls(SentenceTransformer(str(folder), device=str(device()), local_files_only=True))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+            return cls(SentenceTransformer(str(folder), device=str(device()), local_files_only=True, trust_remote_code=False))
+        except FAULTS as error:
             raise UserError(
-                f"sentence-transformers cannot load it ({error})",
+                f"sentence-transformers cannot load it: {reason(error, folder)}",
                 where=str(folder),
                 fix="name another model in `autointerp.embedding`",
             ) from error

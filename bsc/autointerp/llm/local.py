@@ -16,6 +16,8 @@ from bsc.autointerp.llm.messages import Alternatives, Outcome, Reply, Request, S
 from bsc.autointerp.llm.settings import Settings
 from bsc.device import device, resolve_dtype
 from bsc.errors import UserError
+from bsc.models.faults import FAULTS, reason
+from bsc.models.load import pretrained
 
 _ALTERNATIVES = 5
 
@@ -57,17 +59,16 @@ class LocalModel:
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
         """Model and tokenizer."""
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoTokenizer
 
-        folder = Path(str(self._settings.transformers))
+        folder, where = Path(str(self._settings.transformers)), f"llms.{self._settings.name}.transformers"
         try:
-            tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, padding_side="left")
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=resolve_dtype("auto", device()), local_files_only=True
+            tokenizer: Any = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, padding_side="left"
             )
-        except (OSError, ValueError) as error:
-            where = f"llms.{self._settings.name}.transformers"
-            raise UserError(f"no model loads from {folder} ({str(error).splitlines()[0]})", where=where) from error
+        except FAULTS as error:
+            raise UserError(f"no model loads from {folder}: {reason(error, folder)}", where=where) from error
+        model: Any = pretrained(folder, where, dtype=resolve_dtype("auto", device()))
         if tokenizer.chat_template is None:
             raise UserError(
                 "the model has no chat template", where=str(folder), fix="use one that was tuned to follow instructions"

@@ -11,6 +11,7 @@ from bsc.autointerp.llm.local import LocalModel
 from bsc.autointerp.llm.messages import Reply, Request, Sampling
 from bsc.autointerp.llm.reach import reached
 from bsc.autointerp.llm.settings import Settings
+from bsc.errors import UserError
 
 PROMPTS = [Request("system", f"prompt {number}", Sampling(0.0, 10)) for number in range(3)]
 
@@ -67,3 +68,13 @@ def test_on_a_signal_it_leaves_with_what_was_answered(tmp_path, monkeypatch) -> 
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)] == before
     with AnswerCache(tmp_path / "answers" / "one.sqlite") as cache:
         assert cache.totals().replies == 2
+
+
+def test_code_that_a_model_brings_is_not_run_nor_asked_for(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("builtins.input", lambda _: pytest.fail("transformers asks whether to run code"))
+    (tmp_path / "model").mkdir()
+    said = {"model_type": "evil", "auto_map": {"AutoConfig": "modeling.C", "AutoModelForCausalLM": "modeling.M"}}
+    (tmp_path / "model/config.json").write_text(json.dumps(said))
+    (tmp_path / "model/tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["modeling.T", null]}}')
+    with pytest.raises(UserError, match=r"no model loads from .*: it needs code of its own, which is not run"):
+        ask(tmp_path, tmp_path / "model")
