@@ -17,7 +17,8 @@ def job_label(stage: str, output: Path) -> str:
 class Progress:
     """Counts `unit`s up to `total` and shows how fast they go and when they end.
 
-    Use as a context manager and call `advance(n)`; `note` is shown behind the rate (a loss, say). Of a total of 0 nothing is said.
+    Use as a context manager and call `advance(n)`; `note` is shown behind the rate (a loss, say). Where the total is 0
+    nothing is said.
     """
 
     def __init__(self, label: str, total: int, unit: str, *, done: int = 0) -> None:

@@ -44,8 +44,8 @@ class Latents:
     def open(cls, results: Path | str, coder: str, *, variant: str = "trained", explainer: str = paths.NGRAM) -> "Latents":
         """Of a results folder. coder: its path in `coders`; variant: itself (`trained`) or a control; explainer: whose words.
 
-        Raises UserError or CorruptFile when `coder` is no such path, there is no such variant or explainer, or a file is missing
-        or was altered.
+        Raises UserError or CorruptFile when `coder` is no such path, there is no such variant or explainer, or a file is
+        missing or was altered.
         """
         parts = Path(coder).parts
         if len(parts) != 4:
