@@ -6,6 +6,8 @@ import signal
 from pathlib import Path
 
 import pytest
+from autointerp_world import World
+from test_llm_stages import run
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -124,6 +126,13 @@ def test_a_prompt_beyond_the_context_is_refused_and_the_others_are_answered(spea
     with AnswerCache(tmp_path / "answers" / "one.sqlite") as cache:
         assert cache.totals().replies == 2
     assert isinstance(told(speaks, tmp_path / "answers", long)[0], Failure)
+
+
+def test_a_stage_of_which_no_prompt_fits_fails(speaks, world: World) -> None:
+    world.cache([lambda tokens, token=token: tokens == token for token in range(12)])
+    llms = json.dumps({"one": {"model": "tiny", "transformers": str(speaks), "concurrency": 4}})
+    with pytest.raises(UserError, match="none of 12 prompts .* the first failed: the prompt has"):
+        run(world, llms, explanation_tokens=2000)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
