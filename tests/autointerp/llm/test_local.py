@@ -131,7 +131,7 @@ def test_a_prompt_beyond_the_context_is_refused_and_the_others_are_answered(spea
 def test_a_stage_of_which_no_prompt_fits_fails(speaks, world: World) -> None:
     world.cache([lambda tokens, token=token: tokens == token for token in range(12)])
     llms = json.dumps({"one": {"model": "tiny", "transformers": str(speaks), "concurrency": 4}})
-    with pytest.raises(UserError, match="none of 12 prompts .* the first failed: the prompt has"):
+    with pytest.raises(UserError, match=r"none of 12 prompts .* the first failed: the prompt has"):
         run(world, llms, explanation_tokens=2000)
 
 
