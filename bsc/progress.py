@@ -17,7 +17,8 @@ def job_label(stage: str, output: Path) -> str:
 class Progress:
     """Counts `unit`s up to `total` and shows how fast they go and when they end.
 
-    Use as a context manager and call `advance(n)`; `note` is shown behind the rate (a loss, say).
+    Use as a context manager and call `advance(n)`; `note` is shown behind the rate (a loss, say). Where the total is 0
+    nothing is said.
     """
 
     def __init__(self, label: str, total: int, unit: str, *, done: int = 0) -> None:
@@ -28,7 +29,7 @@ class Progress:
         self._begun = self._shown = time.monotonic()
 
     def __enter__(self) -> "Progress":
-        if sys.stderr.isatty():
+        if self.total and sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(
@@ -39,7 +40,7 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.close()
-        elif kind is None and self._said != self.done:
+        elif self.total and kind is None and self._said != self.done:
             self._line()
 
     def advance(self, count: int, note: str = "") -> None:

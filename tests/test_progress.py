@@ -61,6 +61,15 @@ def test_a_stage_that_fails_leaves_its_last_word_to_the_error(clock: Clock, caps
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_of_nothing_to_do_nothing_is_said(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    shown = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", shown)
+    with Progress("some-llm", 0, "prompts"):
+        pass
+    assert shown.getvalue() == ""
+
+
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)

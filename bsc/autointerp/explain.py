@@ -37,7 +37,8 @@ def explain(
 
     explanation: text; rules: JSON; both null unless the status is `scored`. model: for its tokenizer. A language model
     (llms, answers: see `Access`) leaves an explanation empty where it gave none that could be read, and its replies in
-    `replies.parquet`, a row a latent. Raises UserError when the cache was not made from these tokens.
+    `replies.parquet`, a row a latent. Raises UserError when the cache was not made from these tokens, or none of its
+    replies, ten or more, could be read.
     """
     cache, grid = open_windows(spec.windows, latents, tokens)
     decode = decoder(model)

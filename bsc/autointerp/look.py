@@ -45,14 +45,19 @@ class Latents:
     def open(cls, results: Path | str, coder: str, *, variant: str = "trained", explainer: str = paths.NGRAM) -> "Latents":
         """Of a results folder. coder: its path in `coders`; variant: itself (`trained`) or a control; explainer: whose words.
 
-        Raises UserError or CorruptFile when `coder` is no such path, or a file is missing or was altered.
+        Raises UserError or CorruptFile when `coder` is no such path, there is no such variant or explainer, or a file is
+        missing or was altered.
         """
         parts = Path(coder).parts
         if len(parts) != 4:
             fix = "name it as MODEL/HOOKPOINT/KIND/SEED, its folder under `coders`"
             raise UserError(f"`{coder}` names no coder", where=str(results), fix=fix)
         wildcards = dict(zip(("model", "hookpoint", "kind", "seed"), parts, strict=True))
-        latents = Path(results, "autointerp", coder, variant, "latents")
+        folder = Path(results, "autointerp", coder)
+        _check("variant", variant, folder, [found.parent.name for found in folder.glob("*/latents")])
+        latents = folder / variant / "latents"
+        words = [found.parent for found in (*latents.parent.glob("scores"), *latents.parent.glob("*/scores"))]
+        _check("explainer", explainer, latents.parent, [paths.NGRAM if one == latents.parent else one.name for one in words])
         explanations, scores = (
             latents.parent / ("" if explainer == paths.NGRAM else explainer) / one for one in ("explanations", "scores")
         )
@@ -70,9 +75,7 @@ class Latents:
         windows, come in random order. In the text `<<` and `>>` stand around the tokens on which the latent fires.
         Raises IndexError when the coder has no such latent.
         """
-        have = len(self.cache.offsets) - 1
-        if not 0 <= latent < have:
-            raise IndexError(f"there is no latent {latent}: the coder has {have}")
+        self._check_latent(latent)
         firing = FiringWindows.of(self.cache, latent, self.grid.window)
         shuffled = np.random.default_rng(seed).permutation(len(firing.maxima))
         order = np.lexsort((shuffled, -firing.maxima))[:most]
@@ -82,10 +85,29 @@ class Latents:
         return pd.DataFrame({**facts, "text": self.texts(latent, windows)})
 
     def texts(self, latent: int, windows: Iterable[int]) -> list[str]:
-        """Windows, by their numbers, as lines of text with `<<` and `>>` around the tokens on which a latent fires."""
+        """Windows, by their numbers, as lines of text with `<<` and `>>` around the tokens on which a latent fires.
+
+        Raises IndexError when there is no such latent or window.
+        """
+        self._check_latent(latent)
         numbers: Int[np.ndarray, " windows"] = np.fromiter(windows, np.int64)
+        have = len(self.grid.tokens)
+        if len(outside := numbers[(numbers < 0) | (numbers >= have)]):
+            raise IndexError(f"there is no window {outside[0]}: the text has {have}")
         fires = activations(self.cache, latent, numbers, self.grid.window) > 0
         return [window_text(self.grid.tokens[one], marks, self.decode) for one, marks in zip(numbers, fires, strict=True)]
+
+    def _check_latent(self, latent: int) -> None:
+        have = len(self.cache.offsets) - 1
+        if not 0 <= latent < have:
+            raise IndexError(f"there is no latent {latent}: the coder has {have}")
+
+
+def _check(kind: str, name: str, folder: Path, have: list[str]) -> None:
+    if name not in have:
+        known = f", but {', '.join(f'`{one}`' for one in sorted(have))}" if have else ""
+        fix = "name one that is there, or run the rules that make it"
+        raise UserError(f"there is no {kind} `{name}`{known}", where=str(folder), fix=fix)
 
 
 def _table(explanations: pd.DataFrame, scores: pd.DataFrame, cache: LatentCache) -> pd.DataFrame:

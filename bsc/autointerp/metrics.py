@@ -127,6 +127,12 @@ def coder_scores(
     }
 
 
+def unparsed_share(scores: pd.DataFrame) -> float | None:
+    """The share of the answers that could not be read, of a scorer's rows of `outcome`; None where nothing was asked."""
+    asked = int(scores[[name for name in COUNTS if name != "unparsed"]].sum().sum())
+    return int(scores["unparsed"].sum()) / asked if asked else None
+
+
 def latent_counts(latents: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """`latents`, how many have each status, and `firing_shares`, their shares of all firings (0 where nothing fires).
 

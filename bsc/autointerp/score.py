@@ -14,7 +14,7 @@ from bsc.autointerp.explain import FILE as EXPLANATIONS
 from bsc.autointerp.explain import REPLIES, SERVER_LOG, decoder, in_batches, open_windows
 from bsc.autointerp.explainers import explainer_for
 from bsc.autointerp.explainers.base import UNPARSED, Access, Answered, Decode, Explainer, Explanation, Said, report
-from bsc.autointerp.metrics import COUNTS, OUTCOME, auroc, coder_scores, latent_counts, outcome
+from bsc.autointerp.metrics import COUNTS, OUTCOME, auroc, coder_scores, latent_counts, outcome, unparsed_share
 from bsc.autointerp.negatives import drawer
 from bsc.autointerp.samples import SCORED, Sample
 from bsc.autointerp.scorers import scorer_named
@@ -50,7 +50,9 @@ def score(
 
     scores: a row for each (latent, scorer, control): the columns of `outcome`, and the latent's firings and sampling weight, of
     `census`. answers: a row a question: latent, scorer, control, window, firing, answer (1, 0, or null when it could not be
-    read). summary: `scorers`, by scorer and control `coder_scores`; and `latent_counts`. control: `none`, or `shuffled`
+    read). summary: `scorers`, by scorer and control `coder_scores` and `unparsed_share`, the share of the answers that are null
+    (null itself where nothing is asked); `latent_counts`; and `unexplained`, how many scored latents have no explanation, by
+    which nothing can be asked: all of their answers are null. control: `none`, or `shuffled`
     (*ours*): each latent is scored by another scored latent's explanation. A language model (model: for its tokenizer; llms,
     answers: see `Access`) leaves its replies in `replies.parquet`, a row a prompt, and their counts under `replies` in the
     summary.
@@ -58,7 +60,7 @@ def score(
     The scorer `embedding` asks nothing: of `outcome` it has the AUROC alone, the rest is null, and `similarities.parquet` has a
     row a window (latent, control, window, firing, similarity). It needs embedder (a folder of `bsc embedder`) and embeddings
     (of `bsc embed`), which the `nearest` negatives need too. Raises UserError when the explanations were made from other
-    windows, or what is needed is not given.
+    windows, what is needed is not given, or none of a language model's replies, ten or more, could be read.
     """
     cache, grid = open_windows(spec.windows, latents, tokens)
     embedded = None if embeddings is None else WindowEmbeddings.open(embeddings, grid)
@@ -254,16 +256,10 @@ def _summary(spec: ScoreSpec, scores: pd.DataFrame, table: pd.DataFrame) -> dict
     firings = table.groupby("status")["firings"].sum()
     found: dict[str, Any] = {}
     for scorer in spec.scorers:
-        of_scorer = scores[scores["scorer"] == scorer]
-        found[scorer] = {
-            control: coder_scores(
-                of_scorer[of_scorer["control"] == control],
-                firings,
-                resamples=spec.resamples,
-                seed=spec.windows.seed,
-                measure=measure_of(scorer),
-            )
-            for control in (NONE, *([SHUFFLED] if spec.shuffled else []))
-        }
+        found[scorer] = {}
+        for control in (NONE, *([SHUFFLED] if spec.shuffled else [])):
+            rows = scores[(scores["scorer"] == scorer) & (scores["control"] == control)]
+            measured = coder_scores(rows, firings, resamples=spec.resamples, seed=spec.windows.seed, measure=measure_of(scorer))
+            found[scorer][control] = {**measured, "unparsed_share": unparsed_share(rows)}
     measures = {"measures": {scorer: measure_of(scorer) for scorer in spec.scorers}} if EMBEDDING in spec.scorers else {}
-    return {"scorers": found, **measures, **latent_counts(table)}
+    return {"scorers": found, **measures, **latent_counts(table), "unexplained": int((table["explanation"] == "").sum())}

@@ -33,11 +33,12 @@ from bsc.figures.results import (
 from bsc.stages import FigureSpec
 
 _DODGE = 0.03
-_HATCHED: dict[str, Any] = {"facecolor": "none", "edgecolor": "#9A9A9A", "hatch": "/////", "linewidth": 0}
+_EDGE: dict[str, Any] = {"edgecolor": "#9A9A9A", "linewidth": 0.8}
 _BANDS: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
-    ("trained", "shuffled"): ("shuffled explanations", {"facecolor": "#DADADA", "edgecolor": "none"}),
-    ("random", "none"): ("random coders", _HATCHED),
+    ("trained", "shuffled"): ("shuffled explanations", {"facecolor": "#DADADA", "linestyle": "-", **_EDGE}),
+    ("random", "none"): ("random coders", {"facecolor": "none", "hatch": "/////", "linestyle": (0, (3, 2)), **_EDGE}),
 }
+"""Label and look of each band. Of one without height only the edges are seen, by whose dashes it is known."""
 _LINEAR: dict[str, Any] = {"color": style.GREY, "linewidth": 0.9, "linestyle": "-."}
 
 
@@ -195,8 +196,8 @@ def _draw_band(axes: Axes, points: pd.DataFrame, look: dict[str, Any]) -> None:
         return
     x = np.array([ends.index[0] * 2**-0.5, *ends.index, ends.index[-1] * 2**0.5], dtype=float)
     low, high = (np.pad(ends[end].to_numpy(), 1, mode="edge") for end in ("low", "high"))
-    axes.fill_between(x, low, high, zorder=0.5, **look)
-    axes.plot(x, low, x, high, color="#B5B5B5", linewidth=0.4, zorder=0.6)
+    axes.fill_between(x, low, high, zorder=0.5, **{**look, "linewidth": 0, "linestyle": "-"})
+    axes.plot(x, low, x, high, color=look["edgecolor"], linewidth=look["linewidth"], linestyle=look["linestyle"], zorder=0.6)
 
 
 def _limits(points: pd.DataFrame, view: View) -> tuple[float, float]:

@@ -22,6 +22,8 @@ from bsc.paths import ARCHITECTURES
 from bsc.stages import FigureSpec, coders_of
 
 _BINS_A_DECADE = 6
+_FEWEST = 10
+"""About so many firings are the fewest that are shown: of fewer, bins hold one number, two or none, which looks like waves."""
 _ROW_INCHES = 0.82
 _FLOOR = 0.3
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -39,7 +41,7 @@ def draw(spec: FigureSpec, results: Path, output: Path) -> None:
     with style.styled(spec.style):
         figure = _draw_grid(counts, bins, spec)
         handles = [Line2D([], [], color=shade("#404040", k, counts), label=f"k = {k}") for k in _ks(counts)]
-        style.finish(figure, handles, _note(rates, tokens), spec.style)
+        style.finish(figure, handles, _note(rates, tokens, bins), spec.style)
         style.save(figure, counts, output)
 
 
@@ -58,21 +60,16 @@ def _tokens(rates: pd.DataFrame) -> int:
 
 
 def edges(tokens: int) -> Float[np.ndarray, " bins"]:
-    """Bin edges from below one firing in `tokens` to a rate of 1, equally wide in log rate; the surge begins on one of them.
-
-    Where rates are so low that no number of firings falls into a bin, it is part of the next: it would look like a gap.
-    """
-    decades = int(np.ceil(np.log10(max(tokens, 10))))
-    every = 10.0 ** (np.arange(-decades * _BINS_A_DECADE - 1, 1) / _BINS_A_DECADE)
-    firings = np.floor(every * tokens * (1 + 1e-12))
-    return np.asarray(every[np.append(firings[:-1] < firings[1:], True)])
+    """Bin edges from about ten firings in `tokens` to a rate of 1, equally wide in log rate; the surge begins at one."""
+    first = min(round(np.log10(_FEWEST / tokens) * _BINS_A_DECADE), -_BINS_A_DECADE)
+    return np.asarray(10.0 ** (np.arange(first, 1) / _BINS_A_DECADE))
 
 
 def histogram(rates: pd.DataFrame, bins: Float[np.ndarray, " bins"]) -> pd.DataFrame:
     """Per kind of coder and bin: `latents`, the mean over seeds of how many have a rate in (`from`, `to`].
 
-    Repeated in each row of a kind: `seeds`, `dead` (latents that never fire) and `over_10_percent` (rate above 0.1), means over
-    seeds, and `over_10_percent_share`, the latter's share of all firings.
+    Repeated in each row of a kind: `seeds`, `dead` (latents that never fire), `rare` (that fire, but not above the first edge)
+    and `over_10_percent` (rate above 0.1), means over seeds, and `over_10_percent_share`, the latter's share of all firings.
     """
     rows = []
     for key, group in rates.groupby(KIND, sort=True):
@@ -81,6 +78,7 @@ def histogram(rates: pd.DataFrame, bins: Float[np.ndarray, " bins"]) -> pd.DataF
         facts = {
             "seeds": seeds,
             "dead": (group["firings"] == 0).sum() / seeds,
+            "rare": ((group["firings"] > 0) & (group["rate"] <= bins[0])).sum() / seeds,
             "over_10_percent": surge.sum() / seeds,
             "over_10_percent_share": group["firings"][surge].sum() / max(group["firings"].sum(), 1),
         }
@@ -155,13 +153,14 @@ def power(value: float) -> str:
     return f"{10**exponent}" if 0 <= exponent <= 2 else f"10{str(exponent).translate(_SUPERSCRIPTS)}"
 
 
-def _note(rates: pd.DataFrame, tokens: int) -> str:
+def _note(rates: pd.DataFrame, tokens: int, bins: Float[np.ndarray, " bins"]) -> str:
     latents = rates.groupby([*KIND, "seed"])["latent"].size()
     seeds = rates.groupby(KIND)["seed"].nunique()
     over = f"means over {span(seeds)} seeds" if seeds.max() > 1 else "one seed"
-    dead = rates.groupby([*KIND, "seed"])["firings"].agg(lambda firings: (firings == 0).sum())
+    by_coder = rates.groupby([*KIND, "seed"])["rate"]
+    rare, dead = by_coder.agg(lambda rate: ((rate > 0) & (rate <= bins[0])).sum()), by_coder.agg(lambda rate: (rate == 0).sum())
     return (
         f"n\u00a0=\u00a0{int(latents.max()):,} latents a coder, {tokens:,} tokens; {over}, no interval. Shaded: firing on over "
         "10% of tokens; at the right, how many latents do, for each k from the smallest. Both axes are logarithmic, and the "
-        f"latents that never fire ({int(dead.min()):,} to {int(dead.max()):,} a coder) are off them."
+        f"latents that fire on about {_FEWEST} tokens or fewer ({span(rare)} a coder) or never ({span(dead)}) are off them."
     )

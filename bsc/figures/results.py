@@ -35,6 +35,10 @@ PALE_BARS = "Pale bars: latents too dense to be scored taken at F1 = 0 to F1 = 1
 EFFECTIVE = "effective_sample_size"
 """Of the weighted score: see `bsc.autointerp.metrics`."""
 
+UNPARSED, UNEXPLAINED = "unparsed_share", "latents_unexplained"
+"""The share of the answers that could not be read, and how many scored latents have no explanation (`bsc.autointerp.score`)."""
+_NEGLIGIBLE = 0.01
+
 MEASURES = {"f1": "F1", "auroc": "AUROC"}
 """What scores are called, by the column of `scores.parquet` that they are means of."""
 
@@ -119,7 +123,7 @@ def scores(spec: FigureSpec, results: Path) -> pd.DataFrame:
     """One row for each coder, variant, explainer, scorer and control: its keys, `SCORES` with intervals, `BOUNDS`, and counts.
 
     `latents_STATUS` counts latents, `firing_share_STATUS` is their share of all firings, for each of `STATUSES`. Undefined
-    scores (no latent is scored) are NaN.
+    scores (no latent is scored) are NaN; so are `UNPARSED` and `UNEXPLAINED` where the stage did not count them.
     """
     rows = []
     for coder in coders_of(spec.coders):
@@ -134,11 +138,13 @@ def scores(spec: FigureSpec, results: Path) -> pd.DataFrame:
 def _scored(summary: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     counts = {f"latents_{name}": summary["latents"][name] for name in STATUSES}
     counts |= {f"firing_share_{name}": summary["firing_shares"][name] for name in STATUSES}
+    counts[UNEXPLAINED] = _number(summary.get("unexplained"))
     for scorer, controls in summary["scorers"].items():
         for control, found in controls.items():
             row: dict[str, Any] = {"scorer": scorer, "control": control, **counts}
             for score in SCORES:
                 row |= interval(score, found[score])
+            row[UNPARSED] = _number(found.get(UNPARSED))
             yield row | {name: _number(found["weighted"][name]) for name in (*BOUNDS, EFFECTIVE)}
 
 
@@ -171,8 +177,9 @@ def own(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def interpreted(spec: FigureSpec, table: pd.DataFrame) -> str:
-    """A sentence of a figure's note: who explained, how many latents are scored, how they weigh, what share of firings is not.
+    """Of a figure's note: who explained, how many latents are scored, how they weigh, what share of firings is not.
 
+    And how much could not be read, where that is over a hundredth of the answers or of the latents.
     table: of `scores`; controls do not count.
     """
     shown = own(table)
@@ -180,7 +187,18 @@ def interpreted(spec: FigureSpec, table: pd.DataFrame) -> str:
     sampled = ", each weighted by the inverse of its chance to be sampled" if shown["latents_not_sampled"].any() else ""
     return (
         f"{explained(spec)}; n\u00a0=\u00a0{span(shown['latents_scored'])} scored latents a coder{sampled}; "
-        f"those left unscored (too rare, too dense or not sampled) have {span(left.round())}% of all firings."
+        f"those left unscored (too rare, too dense or not sampled) have {span(left.round())}% of all firings.{_unread(shown)}"
+    )
+
+
+def _unread(shown: pd.DataFrame) -> str:
+    """What could not be read of an explainer's replies, if it is not negligible."""
+    share, without = shown[UNPARSED].fillna(0), shown[UNEXPLAINED].fillna(0)
+    if not (share > _NEGLIGIBLE).any() and not (without > _NEGLIGIBLE * shown["latents_scored"]).any():
+        return ""
+    return (
+        f" Counted as wrong: {span((100 * share).round())}% of the answers, which could not be read; "
+        f"{span(without)} scored latents a coder have no explanation."
     )
 
 

@@ -20,6 +20,8 @@ from bsc.figures.results import (
     METRICS,
     SCORES,
     STATUSES,
+    UNEXPLAINED,
+    UNPARSED,
     evaluations,
     references,
     scores,
@@ -72,7 +74,7 @@ def every_coder(spec: FigureSpec, results: Path) -> pd.DataFrame:
 
     Scores are `SCORER_SCORE`, with the variant in front where it is not the trained coder, and the control behind the scorer
     where there is one: `fuzzing_weighted`, `fuzzing_shuffled_unweighted`, `random_detection_unweighted`. They are F1, and AUROC
-    where the scorer is `embedding_auroc`.
+    where the scorer is `embedding_auroc`, which asks nothing and has no `unparsed_share`.
     """
     return evaluations(spec, results, joint=True).merge(_wide(scores(spec, results)), on=KEYS, how="left", validate="1:1")
 
@@ -99,6 +101,9 @@ def _score_columns(found: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
             yield f"{name}{score}{end}", found[f"{score}{end}"]
     for beside in (*BOUNDS, EFFECTIVE):
         yield f"{name}weighted_{beside}", found[beside]
+    if measure == "f1":
+        yield f"{name}{UNPARSED}", found[UNPARSED]
+    yield f"{variant}{UNEXPLAINED}", found[UNEXPLAINED]
     for status in STATUSES:
         for count in (f"latents_{status}", f"firing_share_{status}"):
             yield f"{variant}{count}", found[count]

@@ -66,6 +66,8 @@ def _draw_curves(spec: FigureSpec, results: Path, output: Path) -> None:
                 axes.set_title(f"k = {k}")
         for axes in grid[-1]:
             axes.set_xlabel("training tokens")
+        if column == "dead_fraction":
+            grid[0, 0].set_ylim(-0.02, max(0.1, float(points[column].max()) * 1.1))  # all panels share it
         style.finish(figure, _legend(spec, depths), " ".join(_curve_notes(points, column, depths)), spec.style)
         style.save(figure, points, output)
 
@@ -82,8 +84,6 @@ def _lines(axes: Axes, here: pd.DataFrame, column: str, depths: list[tuple[str, 
     if column == "fvu":
         axes.set_yscale("log")
         style.plain_log(axes.yaxis)
-    else:
-        axes.set_ylim(-0.02, max(0.1, float(here[column].max()) * 1.1) if len(here) else 0.1)
 
 
 def _short(value: float) -> str:
@@ -120,9 +120,8 @@ def _curve_notes(points: pd.DataFrame, column: str, depths: list[tuple[str, str]
 
 
 def _draw_larger(spec: FigureSpec, results: Path, output: Path) -> None:
-    """Fig. 20: a column a model; above its CE increase by k, below its FVU over training at the largest k."""
-    evaluated, points = evaluations(spec, results), curves(spec, results)
-    points = points[points["k"] == points["k"].max()]
+    """Fig. 20: a column a model; above its CE increase by k, below its FVU over training at one k; see `at_largest`."""
+    evaluated, points = evaluations(spec, results), at_largest(curves(spec, results))
     increases = over_seeds(evaluated, KIND, "ce_increase")
     models = sorted(evaluated["model"].unique())
     depths = sorted({hookpoint for _, hookpoint in sites(evaluated)}, key=paths.layer)
@@ -133,13 +132,21 @@ def _draw_larger(spec: FigureSpec, results: Path, output: Path) -> None:
             above.set_title("\n".join(wrapped(model, spec.style["font_size"], 160)))
             _increases(above, increases[increases["model"] == model], depths, spec)
             _lines(below, points, "fvu", [(model, hookpoint) for hookpoint in depths], spec)
+            below.set_title(f"k = {points.loc[points['model'] == model, 'k'].iloc[0]}")
             below.set_xlabel("training tokens")
         grid[0, 0].set_ylabel("CE increase\n(nats/token)")
-        grid[1, 0].set_ylabel(f"FVU, k = {points['k'].max()}")
+        grid[1, 0].set_ylabel("FVU")
         legend = _legend(spec, [("", hookpoint) for hookpoint in depths])
         style.finish(figure, legend, _larger_note(evaluated, increases, points, depths), spec.style)
         parts = [increases.assign(part="CE increase"), points.assign(part="training")]
         style.save(figure, pd.concat(parts, ignore_index=True), output)
+
+
+def at_largest(points: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `curves` at the largest k that all models have, or where they have none in common at each model's largest."""
+    by_model = points.groupby("model")["k"]
+    common = set.intersection(*by_model.agg(set))
+    return points[points["k"] == (max(common) if common else by_model.transform("max"))]
 
 
 def _increases(axes: Axes, here: pd.DataFrame, depths: list[str], spec: FigureSpec) -> None:

@@ -76,3 +76,25 @@ def test_results_from_before_there_were_sampling_weights_are_of_uniform_draws(
     table = Latents.open(world.root / "results", coder).table
     assert table["sampling_weight"].tolist() == weights
     assert table["fuzzing"].tolist() == pytest.approx([0.5, *[np.nan] * 3], nan_ok=True)
+
+
+@pytest.mark.parametrize("window", [-1, 800])
+def test_a_window_that_is_not_there_is_told(world: World, window: int) -> None:
+    with pytest.raises(IndexError, match=rf"there is no window {window}: the text has 800"):
+        looked_at(world).texts(0, [0, window])
+    with pytest.raises(IndexError, match="there is no latent 3"):
+        looked_at(world).texts(3, [0])
+
+
+def test_a_variant_or_explainer_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+    coder = tmp_path / "autointerp" / "m" / "layers.9.mlp" / "sae-topk-k16" / "seed1"
+    for folder in ("trained/latents", "trained/scores", "trained/llama/scores", "random/latents"):
+        (coder / folder).mkdir(parents=True)
+    name = "m/layers.9.mlp/sae-topk-k16/seed1"
+    with pytest.raises(UserError, match="there is no variant `randon`, but `random`, `trained`"):
+        Latents.open(tmp_path, name, variant="randon")
+    with pytest.raises(UserError, match="there is no explainer `lama`, but `llama`, `ngram`"):
+        Latents.open(tmp_path, name, explainer="lama")
+    with pytest.raises(UserError) as caught:
+        Latents.open(tmp_path, name, variant="random")
+    assert caught.value.what == "there is no explainer `ngram`"

@@ -106,12 +106,13 @@ def summary_of(coder: CoderId, variant: str, explainer: str = NGRAM, *, scored: 
     """What `bsc score` sums up."""
     if not scored:
         beside = dict.fromkeys(("dense_as_zero", "dense_as_one", "effective_sample_size"))
-        empty = {"unweighted": band(None), "weighted": {**band(None), **beside}}
+        empty = {"unweighted": band(None), "weighted": {**band(None), **beside}, "unparsed_share": None}
         found = {"none": empty, "shuffled": empty}
         counts = {"scored": 0, "too_rare": LATENTS, "too_dense": 0, "not_sampled": 0}
         return {
             "scorers": {"detection": found, "fuzzing": found},
             "latents": counts,
+            "unexplained": 0,
             "firing_shares": {"scored": 0.0, "too_rare": 1.0, "too_dense": 0.0, "not_sampled": 0.0},
         }
     binary = not REGISTRY[coder.binariser].continuous
@@ -129,11 +130,13 @@ def summary_of(coder: CoderId, variant: str, explainer: str = NGRAM, *, scored: 
                         "dense_as_one": 0.7 * (value + lift) + 0.3 * binary,
                         "effective_sample_size": 30.5 + coder.k,
                     },
+                    "unparsed_share": 0.0 if explainer == NGRAM else 0.001 * coder.k,
                 }
                 for control, value in controls.items()
             }
             for scorer, lift in (("detection", 0.05), ("fuzzing", 0.0))
         },
+        "unexplained": 0 if explainer == NGRAM else coder.k // 16,
         "latents": {"scored": 200 - coder.k, "too_rare": 3_000, "too_dense": 12, "not_sampled": 1_396 + coder.k},
         "firing_shares": {"scored": 0.3, "too_rare": 0.1, "too_dense": 0.3, "not_sampled": 0.3},
     }

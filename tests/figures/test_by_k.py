@@ -190,3 +190,11 @@ def test_only_what_is_drawn_as_a_band_is_said_to_be_one(written, tmp_path: Path,
     drawn("fig2", coders, results, tmp_path, variants)
     assert "Bands:" not in finished[1][1]
     assert "binarised coders: the first seed" in finished[1][1]
+
+
+def test_bands_without_height_are_told_apart_by_the_dashes_of_their_edges(written, tmp_path: Path, finished) -> None:
+    coders = grid(binarisers=("topk",), seeds=(1,))
+    drawn("fig2", coders, written(coders, VARIANTS), tmp_path, ("trained", "random"))
+    ((figure, _),) = finished
+    grey = [line for line in figure.axes[0].get_lines() if line.get_color() == "#9A9A9A"]
+    assert [line.get_linestyle() for line in grey] == ["-", "-", "--", "--"], "two edges of each band"

@@ -29,6 +29,16 @@ def test_explainers_stand_side_by_side_at_one_k(written, tmp_path: Path) -> None
         assert (tmp_path / f"explainers.{ending}").stat().st_size > 1_000
 
 
+def test_a_note_says_how_much_of_an_explainers_words_could_not_be_read(written, tmp_path: Path, finished) -> None:
+    coders = grid()
+    results = written(coders)
+    for explainer in (NGRAM, "some-llm"):
+        draw(figure_spec("fig2", coders, explainer=explainer), results, tmp_path / "fig2")
+    (_, without), (_, note) = finished
+    assert "could not be read" not in without
+    assert "Counted as wrong: 2 to 3% of the answers, which could not be read; 1 to 2 scored latents a coder have no" in note
+
+
 def test_figures_by_k_show_the_explainer_that_is_asked_for(written, tmp_path: Path) -> None:
     coders = grid()
     results = written(coders)

@@ -54,6 +54,18 @@ def test_coders_has_scores_of_controls_and_variants(coders, written, tmp_path: P
         assert rows.loc[1, f"{front}fuzzing_shuffled_unweighted"] == pytest.approx(shuffled, rel=1e-7)
     assert np.isnan(rows.loc[2, "random_fuzzing_weighted"])
     assert rows.loc[1, "latents_scored"] == 184
+    assert (rows["fuzzing_unparsed_share"] == 0).all()
+    assert (rows["latents_unexplained"] == 0).all()
+
+
+def test_coders_has_what_a_language_model_said_that_could_not_be_read(coders, written, tmp_path: Path) -> None:
+    results = written(coders, VARIANTS)
+    draw(figure_spec("coders", coders, VARIANTS, "some-llm"), results, tmp_path / "coders")
+    table = pd.read_csv(tmp_path / "coders.csv")
+    rows = table[(table["binariser"] == "topk") & (table["k"] == 32) & (table["hookpoint"] != JOINT)].set_index("seed")
+    for name in ("fuzzing_unparsed_share", "detection_shuffled_unparsed_share"):
+        assert rows.loc[1, name] == pytest.approx(0.032)
+    assert rows.loc[1, ["latents_unexplained", "random_latents_unexplained"]].tolist() == [2, 2]
 
 
 def test_references_are_rows_of_their_own(coders, written, tmp_path: Path) -> None:

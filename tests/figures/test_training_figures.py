@@ -9,7 +9,7 @@ from PIL import Image
 from bsc.figures import style
 from bsc.figures.draw import draw
 from bsc.figures.registry import of_several_models
-from bsc.figures.training import PIECES
+from bsc.figures.training import PIECES, at_largest
 
 pytestmark = pytest.mark.slow
 
@@ -49,6 +49,21 @@ def test_layers_and_architectures_have_lines_and_rows(written, tmp_path: Path) -
     assert len(table.groupby(["architecture", "hookpoint", "binariser", "k"])) == 2 * 2 * 2 * 2
 
 
+def test_no_line_of_dead_latents_is_above_its_panel(written, tmp_path: Path, finished) -> None:
+    coders = grid(seeds=(1,), binarisers=("topk",), architectures=("sae", "transcoder"))
+    results = written(coders)
+    for number, coder in enumerate(coders):
+        log = log_of(coder).assign(dead_fraction=0.9 / (1 + number))
+        log.to_parquet(results / "coders" / str(coder) / "log.parquet")
+    drawn("fig10", coders, results, tmp_path)
+    ((figure, _),) = finished
+    assert len(figure.axes) == 4
+    for axes in figure.axes:
+        (line,) = axes.get_lines()
+        low, high = axes.get_ylim()
+        assert low < line.get_ydata().min() <= line.get_ydata().max() < high
+
+
 def test_runtime_has_a_column_for_each_size_and_a_row_for_each_model(written, tmp_path: Path, finished) -> None:
     coders = [coder for model in MODELS for coder in grid(model=model, architectures=("sae", "skip-transcoder"))]
     table = drawn("runtime", coders, written(coders), tmp_path)
@@ -85,6 +100,21 @@ def test_larger_models_have_a_column_each(written, tmp_path: Path, finished) -> 
     assert all((np.diff(line) > 0).all() for line in lines)
     assert note.startswith("Skip-transcoders, layer 9.")
     assert "± s.e.m. over 2 seeds, or one seed with its bootstrap 95% interval over documents" in note
+
+
+def test_models_of_different_k_all_have_curves(written, tmp_path: Path, finished) -> None:
+    coders = grid(seeds=(1,)) + grid(seeds=(1,), ks=(8, 16), model=MODELS[1])
+    table = drawn("fig20", coders, written(coders), tmp_path)
+    assert set(table.loc[table["part"] == "training", "k"]) == {16}
+    ((figure, _),) = finished
+    below = figure.axes[len(MODELS) :]
+    assert [axes.get_title(loc="left") for axes in below] == ["k = 16"] * 2
+    assert all(len(line.get_xdata()) for axes in below for line in axes.get_lines())
+
+
+def test_models_without_a_k_in_common_are_shown_at_their_own_largest() -> None:
+    points = pd.DataFrame({"model": [*"aaab"], "k": [16, 32, 32, 64]})
+    assert at_largest(points).index.tolist() == [1, 2, 3]
 
 
 def test_larger_models_are_of_an_architecture_that_several_have() -> None:

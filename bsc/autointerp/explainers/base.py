@@ -47,12 +47,16 @@ class LatentExamples:
 
 
 class Said(NamedTuple):
-    """One reply of a language model, as it came. status: READ, UNREAD or FAILED; reply: its text, or why there is none."""
+    """One reply of a language model, as it came. status: READ, UNREAD or FAILED; reply: its text, or why there is none.
+
+    finish: why it ended, `stop` or `length`; "" where there is none.
+    """
 
     status: str
     reply: str
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    finish: str = ""
 
 
 def report(job: str, said: Sequence[Said]) -> None:

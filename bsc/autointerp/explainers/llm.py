@@ -1,10 +1,10 @@
 """Explanations and answers by a language model (paper, Sec. 4). No torch, unless the model runs in this process.
 
 A prompt that was refused or whose every attempt failed, and a reply that cannot be read, make no explanation, or an answer that
-counts as wrong; the replies are kept as they came, with what became of them.
+counts as wrong; the replies are kept as they came, with what became of them. Where none can be read, that is an error.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,6 +33,10 @@ from bsc.autointerp.llm.shown import numbered, strengths, window_text
 from bsc.errors import UserError
 from bsc.progress import Progress
 
+_FEW = 10
+"""Fewer replies than this may all be unreadable: of one latent, whose explanation is what confuses a model."""
+_SHOWN = 300
+
 
 @contextmanager
 def build(options: Mapping[str, Any], access: Access) -> Iterator["LlmExplainer"]:
@@ -49,15 +53,21 @@ def build(options: Mapping[str, Any], access: Access) -> Iterator["LlmExplainer"
 
 
 class LlmExplainer(Explainer):
-    """Asks a model for explanations, and judges by explanations with the prompts of detection and fuzzing."""
+    """Asks a model for explanations, and judges by explanations with the prompts of detection and fuzzing.
+
+    Raises UserError from either once it has asked ten prompts or more and no reply could be read.
+    """
 
     def __init__(self, options: Mapping[str, Any], model: Asked) -> None:
         self._options, self._model = options, model
+        self._said: list[Said] = []
 
     def explain(self, examples: Sequence[LatentExamples], decode: Decode) -> list[Explanation]:
         """One sentence a latent; "" where there is none to be had."""
         requests = [explanation_request(example, self._options, decode) for example in examples]
-        return [_explanation(outcome) for outcome in self._outcomes(requests)]
+        explanations = [_explanation(outcome) for outcome in self._outcomes(requests)]
+        self._check((explanation.said for explanation in explanations if explanation.said), "explanation_tokens")
+        return explanations
 
     def answer(self, asked: Sequence[tuple[Explanation, Questions]], decode: Decode | None = None) -> list[Answered]:
         """The answers, five windows (or `a_prompt`) to a prompt; where there is no explanation, nothing is asked."""
@@ -65,10 +75,30 @@ class LlmExplainer(Explainer):
             raise UserError("a language model reads text: scoring by one needs `--model`, for its tokenizer")
         asking = [question_requests(said, questions, self._options, decode) for said, questions in asked]
         outcomes = iter(self._outcomes([request for requests in asking for request in requests]))
-        return [
+        answers = [
             _answered(questions, [next(outcomes) for _ in requests])
             for (_, questions), requests in zip(asked, asking, strict=True)
         ]
+        self._check((said for answered in answers for said in answered.said), "answer_tokens")
+        return answers
+
+    def _check(self, said: Iterable[Said], limit: str) -> None:
+        """Look at what came. limit: the key that bounds its length. Raises UserError when nothing so far could be read."""
+        self._said += said
+        if len(self._said) < _FEW or any(one.status == READ for one in self._said):
+            return
+        first = next((one for one in self._said if one.status == UNREAD), self._said[0])
+        how = "failed" if first.status == FAILED else f"ended by `{first.finish}`"
+        shown = " ".join(first.reply.split())[:_SHOWN] or "(empty)"
+        read = (
+            f"raise `{limit}` where replies end by `length` (a model that thinks first may need thousands), or have a server's "
+            "model not think, by `parameters`; else use one that keeps to the format"
+        )
+        raise UserError(
+            f"none of {len(self._said):,} prompts got a reply that could be read; the first {how}: {shown}",
+            where=f"llms.{self._options['llm']}",
+            fix="mend that, then run the same command again" if first.status == FAILED else read,
+        )
 
     def _outcomes(self, requests: list[Request]) -> list[Outcome]:
         with Progress(f"{self._options['llm']}", len(requests), "prompts") as progress:
@@ -124,7 +154,7 @@ def _explanation(outcome: Outcome) -> Explanation:
 
 
 def _said(reply: Reply, status: str) -> Said:
-    return Said(status, reply.text, reply.prompt_tokens, reply.completion_tokens)
+    return Said(status, reply.text, reply.prompt_tokens, reply.completion_tokens, reply.finish)
 
 
 def _answered(questions: Questions, outcomes: Sequence[Outcome]) -> Answered:

@@ -90,6 +90,13 @@ def planted(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
     return world
 
 
+@pytest.fixture
+def many(planted: World) -> World:
+    """Twelve of them."""
+    planted.cache([lambda tokens, token=token: tokens == token for token in range(12)])
+    return planted
+
+
 def test_explanations_and_scores_of_a_model_that_understands(planted) -> None:
     with served(rule) as server:
         summary = run(planted, settings(server))
@@ -163,7 +170,12 @@ def test_answers_that_cannot_be_read_count_as_wrong_and_failures_are_told_apart(
     failed = replies[replies["status"] == "failed"]
     assert set(failed["reply"]) == {"HTTP 400: refused"}
     assert own.loc["fuzzing", 4]["unparsed"] == 5 * len(failed.query("latent == 4 and control == 'none'"))
-    counts = json.loads((planted.root / "scores" / "summary.json").read_text())["replies"]
+    summary = json.loads((planted.root / "scores" / "summary.json").read_text())
+    counts = summary["replies"]
+    for scorer in ("detection", "fuzzing"):
+        share = own.loc[scorer]["unparsed"].sum() / (LATENTS * 40)
+        assert summary["scorers"][scorer]["none"]["unparsed_share"] == pytest.approx(share)
+    assert summary["unexplained"] == 0
     assert counts["failed"] == len(failed)
     assert counts["unparsed"] == (replies["status"] == "unparsed").sum() == 4 * 2 * 2 * 8
     said = capsys.readouterr().err
@@ -182,8 +194,10 @@ def test_a_latent_whose_explanation_failed_is_scored_as_wrong_and_costs_nothing(
             say(handler, said)
 
     with served(answer) as server:
-        run(planted, settings(server))
+        summary = run(planted, settings(server))
         asked = sum(server.asked.values())
+    assert summary["unexplained"] == 2
+    assert summary["scorers"]["detection"]["none"]["unparsed_share"] == pytest.approx(2 / LATENTS)
     replies = pd.read_parquet(planted.root / "explanations" / "replies.parquet")
     assert replies["status"].tolist() == ["failed", "unparsed", *["read"] * 4]
     scores = pd.read_parquet(planted.root / "scores" / "scores.parquet")
@@ -191,6 +205,51 @@ def test_a_latent_whose_explanation_failed_is_scored_as_wrong_and_costs_nothing(
     assert own["f1"].tolist() == [0, 0, 1, 1, 1, 1]
     assert own["unparsed"].tolist() == [40, 40, 0, 0, 0, 0]
     assert asked == LATENTS + 4 * 2 * 2 * 8
+
+
+def test_a_model_whose_explanations_are_cut_short_stops_the_stage_until_it_may_say_more(many) -> None:
+    def thinks_first(server, body, attempt, handler) -> None:
+        if body["max_tokens"] > 1000:
+            rule(server, body, attempt, handler)
+        else:
+            whole = json.loads(completion("", finish="length"))
+            whole["choices"][0]["message"] = {"role": "assistant", "content": None, "reasoning_content": "Okay, so the user"}
+            send(handler, 200, json.dumps(whole))
+
+    with served(thinks_first) as server:
+        for _ in range(2):  # the second time all is kept
+            with pytest.raises(UserError, match=r"none of 12 prompts .* the first ended by `length`: \(empty\)") as caught:
+                run(many, settings(server))
+            assert sum(server.asked.values()) == 12
+        assert caught.value.where == "llms.one"
+        assert "`explanation_tokens`" in caught.value.fix
+        assert not (many.root / "explanations" / "manifest.json").exists()
+        summary = run(many, settings(server), explanation_tokens=2000, answer_tokens=2000)
+        assert sum(server.asked.values()) == 2 * 12 + 12 * 2 * 2 * 8
+    assert summary["unexplained"] == 0
+    assert summary["scorers"]["fuzzing"]["none"]["unweighted"]["value"] == 1
+    assert summary["scorers"]["fuzzing"]["none"]["unparsed_share"] == 0
+    replies = pd.read_parquet(many.root / "explanations" / "replies.parquet")
+    assert set(replies["finish"]) == {"stop"}
+
+
+def test_a_model_that_chats_stops_scoring_and_its_reply_is_safe_to_show(planted) -> None:
+    def chats(server, body, attempt, handler) -> None:
+        said = body["messages"][-1]["content"]
+        say(handler, "Sure!\n\x1b[31mExcerpts 1 and 3 fit." if said.startswith("Description:") else by_rule(said))
+
+    with served(chats) as server, pytest.raises(UserError, match=r"the first ended by `stop`: Sure! .*Excerpts") as caught:
+        run(planted, settings(server))
+    assert "`answer_tokens`" in caught.value.fix
+    assert "\x1b" not in str(caught.value)
+    assert not (planted.root / "scores" / "manifest.json").exists()
+
+
+def test_few_replies_may_all_be_unreadable(planted) -> None:
+    with served(lambda server, body, attempt, handler: say(handler, "")) as server:
+        summary = run(planted, settings(server))
+    assert summary["unexplained"] == LATENTS
+    assert summary["scorers"]["fuzzing"]["none"]["unparsed_share"] == 1
 
 
 def test_probabilities_give_an_auroc(planted) -> None:
