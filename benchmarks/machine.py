@@ -30,17 +30,26 @@ def facts() -> dict[str, Any]:
 
 
 def medians(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median milliseconds of each case: one untimed call, then `rounds` rounds in which all take turns."""
+    """Median milliseconds of each case: one untimed call, then `rounds` rounds in which all take turns.
+
+    At its turn a case is called twice and timed the second time: as in a loop, it then finds the caches and the heap as it left
+    them itself, and not as its neighbour did.
+    """
     times: dict[str, list[float]] = {name: [] for name in cases}
     for turn in range(rounds + 1):
         for name, case in cases.items():
-            begun = time.perf_counter()
-            case()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            _milliseconds(case)
             if turn:
-                times[name].append(1e3 * (time.perf_counter() - begun))
+                times[name].append(_milliseconds(case))
     return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def _milliseconds(case: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    case()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return 1e3 * (time.perf_counter() - begun)
 
 
 def show(title: str, measured: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bsc.coders.code import Code
 from bsc.coders.coder import SparseCoder
@@ -77,7 +77,7 @@ class Trainer:
         gradients = [p.grad for p in self.coder.parameters() if p.grad is not None]
         self._ranks.sum_(*gradients)
         self.coder.project_decoder_gradient()
-        norm = nn.utils.get_total_norm(gradients)
+        norm = torch.stack([gradient.flatten() @ gradient.flatten() for gradient in gradients]).sum().sqrt()
         self._optimiser.step(rate)
         if self.coder.unit_norm:
             self._optimiser.constrain(self.coder.normalise_decoder)

@@ -35,7 +35,8 @@ constexpr bool FAST = false;
 constexpr int LANES = 8, VECTORS = 2;
 #endif
 constexpr int TOKENS = 6, PANEL = LANES * VECTORS;
-constexpr int64_t LEAST_AT_ONCE = 96, MOST_AT_ONCE = 1024;  // tokens of one thread: more use a row of the encoder more often
+constexpr int64_t LEAST_AT_ONCE = 96, MANY_AT_ONCE = 512, MOST_AT_ONCE = 1024;  // tokens of one thread: fewer stay in its cache,
+constexpr int64_t LARGE_ENCODER = 1 << 23;                                      // more fetch a large encoder's bytes less often
 constexpr float BOUND = 2.5f;
 constexpr float ROUNDING = 4e-6f;  // of float32 sums of many terms, over the size of these
 constexpr float LARGEST = 126.5f;  // of a row, in steps: with its dither it is a byte still
@@ -157,10 +158,10 @@ struct Factors {
 
 struct Inputs {
     const float *x, *W, *b, *minus;
-    std::vector<float> mean, stretch;  // of each dimension of x; see the top
+    std::vector<float> mean, stretch, shrink;  // of each dimension of x; see the top. shrink: one over stretch
 
     Inputs(const float* x, const float* W, const float* b, const float* minus, int64_t tokens, const Shape& shape, int64_t threads)
-        : x(x), W(W), b(b), minus(minus), mean(shape.width), stretch(shape.width) {
+        : x(x), W(W), b(b), minus(minus), mean(shape.width), stretch(shape.width), shrink(shape.width) {
         std::vector<float> of_x(shape.width), of_W(shape.width);
         moments(x, tokens, shape.width, threads, mean.data(), of_x.data());
         int64_t rows = 0;
@@ -168,7 +169,7 @@ struct Inputs {
             for (int64_t i = 0; i < shape.width; ++i) of_W[i] += W[latent * shape.width + i] * W[latent * shape.width + i];
         to_spread(of_x, tokens);
         to_spread(of_W, rows);
-        for (int64_t i = 0; i < shape.width; ++i) stretch[i] = std::sqrt(of_x[i] / of_W[i]);
+        for (int64_t i = 0; i < shape.width; ++i) shrink[i] = 1.0f / (stretch[i] = std::sqrt(of_x[i] / of_W[i]));
     }
 
     // From sums of squares over so many rows to the root mean square of each dimension, kept from 0; 1 where all of them are 0.
@@ -237,16 +238,16 @@ class Tokens {
         : in(inputs), shape(dimensions), first(first_token), tokens(count), k(k),
           padded((count + TOKENS - 1) / TOKENS * TOKENS), room(16 * (grouped ? shape.groups + 4 : std::max<int64_t>((k + 3) / 4, 16))),
           bytes(padded * shape.bytes, 0), start(padded, 0), step(padded, 0.0f), norm(padded, 0.0f), held(padded, 0),
-          least(padded * shape.groups, NONE), lower(padded * room), upper(padded * room), latent(padded * room) {
+          least(padded * shape.groups, NONE), lower(new float[padded * room]), upper(new float[padded * room]), latent(new int32_t[padded * room]) {
         for (int lane = 0; lane < LANES; ++lane) lanes[lane] = lane;
         const std::vector<float> offsets = dither(shape.bytes, 2);
         std::vector<float> centred(shape.width);
         for (int64_t token = 0; token < tokens; ++token) {
-            const float *x = in.x + (first + token) * shape.width, *mean = in.mean.data(), *stretch = in.stretch.data(), *offset = offsets.data();
+            const float *x = in.x + (first + token) * shape.width, *mean = in.mean.data(), *shrink = in.shrink.data(), *offset = offsets.data();
             float *value = centred.data(), largest = 0, square = 0;
 #pragma omp simd reduction(max : largest) reduction(+ : square)
             for (int64_t i = 0; i < shape.width; ++i) {
-                value[i] = (x[i] - mean[i]) / stretch[i];
+                value[i] = (x[i] - mean[i]) * shrink[i];
                 largest = std::max(largest, std::abs(value[i]));
                 square += value[i] * value[i];
             }
@@ -405,8 +406,8 @@ class Tokens {
     // Raise the bar to (nearly) the k-th largest lower bound, by bisection, and drop the candidates below it.
     void tighten(int64_t token, int halvings) {
         const int64_t count = held[token];
-        float *low = lower.data() + token * room, *high = upper.data() + token * room, *bar = least.data() + token * shape.groups;
-        int32_t* index = latent.data() + token * room;
+        float *low = lower.get() + token * room, *high = upper.get() + token * room, *bar = least.data() + token * shape.groups;
+        int32_t* index = latent.get() + token * room;
         if (!grouped && count >= k) {
             Floats smallest = Floats{} + NEVER, largest = Floats{} + NONE;
             int64_t vectors = 0;
@@ -457,8 +458,8 @@ class Tokens {
     std::vector<float> step, norm;
     std::vector<int64_t> held;  // how many candidates a token has; -1 where they were too many, and where nothing is sought
     std::vector<float> least;   // the bar of each of its groups: what an upper bound must reach
-    std::vector<float> lower, upper;
-    std::vector<int32_t> latent;
+    std::unique_ptr<float[]> lower, upper;  // of the candidates, token by token: not filled with zeros first
+    std::unique_ptr<int32_t[]> latent;
     std::vector<uint64_t> ranks, sorted;  // of one token's candidates
     Sums lanes;                           // 0, 1, 2, ...
 };
@@ -478,7 +479,8 @@ int bsc_screen(const float* x, const float* W, const float* b, const float* minu
     const int64_t each = groups ? groups : k;
     Encoder encoder;
     if (!round_encoder(inputs, shape, threads, encoder)) return 0;
-    const int64_t pieces = std::max(2 * threads, (tokens + MOST_AT_ONCE - 1) / MOST_AT_ONCE);
+    const int64_t most = shape.panels * PANEL * shape.bytes < LARGE_ENCODER ? MANY_AT_ONCE : MOST_AT_ONCE;
+    const int64_t pieces = std::max(2 * threads, (tokens + most - 1) / most);
     const int64_t at_once = std::max(LEAST_AT_ONCE, (tokens + pieces * TOKENS - 1) / (pieces * TOKENS) * TOKENS);
     const auto select = [&](auto some, int64_t token) {
         some.screen(encoder);
