@@ -60,7 +60,8 @@ class LlmExplainer(Explainer):
 
     def __init__(self, options: Mapping[str, Any], model: Asked) -> None:
         self._options, self._model = options, model
-        self._said: list[Said] = []
+        self._unread: list[Said] | None = []
+        """What came, until something of it could be read."""
 
     def explain(self, examples: Sequence[LatentExamples], decode: Decode) -> list[Explanation]:
         """One sentence a latent; "" where there is none to be had."""
@@ -84,10 +85,15 @@ class LlmExplainer(Explainer):
 
     def _check(self, said: Iterable[Said], limit: str) -> None:
         """Look at what came. limit: the key that bounds its length. Raises UserError when nothing so far could be read."""
-        self._said += said
-        if len(self._said) < _FEW or any(one.status == READ for one in self._said):
+        if self._unread is None:
             return
-        first = next((one for one in self._said if one.status == UNREAD), self._said[0])
+        self._unread += said
+        if any(one.status == READ for one in self._unread):
+            self._unread = None
+            return
+        if len(self._unread) < _FEW:
+            return
+        first = next((one for one in self._unread if one.status == UNREAD), self._unread[0])
         how = "failed" if first.status == FAILED else f"ended by `{first.finish}`"
         shown = " ".join(first.reply.split())[:_SHOWN] or "(empty)"
         read = (
@@ -95,7 +101,7 @@ class LlmExplainer(Explainer):
             "model not think, by `parameters`; else use one that keeps to the format"
         )
         raise UserError(
-            f"none of {len(self._said):,} prompts got a reply that could be read; the first {how}: {shown}",
+            f"none of {len(self._unread):,} prompts got a reply that could be read; the first {how}: {shown}",
             where=f"llms.{self._options['llm']}",
             fix="mend that, then run the same command again" if first.status == FAILED else read,
         )
