@@ -27,7 +27,7 @@ from bsc.evaluation.differences import (
     verdict,
     widened,
 )
-from bsc.figures.evidence import SCORE_FINDINGS, Evidence, Quantity, firing_shares, quantities, subjects
+from bsc.figures.evidence import SCORE_FINDINGS, Evidence, Quantity, eligible_latents, firing_shares, quantities, subjects
 from bsc.figures.questions import FINDINGS, Claim, Comparison, Seeds, compared, grouped
 from bsc.figures.registry import cell
 from bsc.figures.results import scores
@@ -247,9 +247,15 @@ def _where(claim: Claim, quantity: Quantity, sides: list[Side], said: str) -> st
 def _resolved(evidence: Evidence, quantity: Quantity, cells: list[Comparison], needed: int) -> str:
     """What would resolve a difference of this size: so many units, or seeds where a coder has not so many latents."""
     if quantity.unit == "latents":
-        most = min(evidence.latents(subject) for pair in cells for subject in pair.subjects)
+        scored = quantity.finding in SCORE_FINDINGS
+        most = min(
+            eligible_latents(evidence, subject) if scored else evidence.latents(subject)
+            for pair in cells
+            for subject in pair.subjects
+        )
         if needed > most:
-            return f"all {most:,} latents of a coder would not resolve a difference of this size, but more seeds may"
+            which = " that can be scored" if scored else ""
+            return f"all {most:,} latents of a coder{which} would not resolve a difference of this size, but more seeds may"
     return f"about {needed:,} {quantity.unit} a coder would resolve a difference of this size"
 
 

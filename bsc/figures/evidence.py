@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -263,10 +263,19 @@ def _weighted(scorer: str) -> list[Quantity]:
 
 def firing_shares(evidence: Evidence, subject: Subject) -> dict[str, float]:
     """The share of all firings of a subject's latents of each status: scored, too_rare, too_dense, not_sampled."""
+    found: dict[str, float] = _summary(evidence, subject)["firing_shares"]
+    return found
+
+
+def eligible_latents(evidence: Evidence, subject: Subject) -> int:
+    """How many of a subject's latents can be scored: those that are, and those that were not sampled."""
+    latents = _summary(evidence, subject)["latents"]
+    return int(latents["scored"] + latents["not_sampled"])
+
+
+def _summary(evidence: Evidence, subject: Subject) -> dict[str, Any]:
     pattern = paths.interpreted(paths.SCORES, evidence.spec.explainers[0])
-    found: dict[str, float] = read_json(evidence.results / subject.coder.at(pattern, variant=subject.variant) / "summary.json")[
-        "firing_shares"
-    ]
+    found: dict[str, Any] = read_json(evidence.results / subject.coder.at(pattern, variant=subject.variant) / "summary.json")
     return found
 
 

@@ -15,7 +15,7 @@ from bsc.figures import evidence
 from bsc.figures.draw import draw
 from bsc.figures.evidence import CONTROLS, Evidence, Subject, quantities
 from bsc.figures.questions import _continuous, counterpart
-from bsc.io import read_parquet, write_json, write_parquet
+from bsc.io import read_json, read_parquet, write_json, write_parquet
 from bsc.paths import CODERS, EVALUATION, SCORES
 
 CONFIG = Path(__file__).parents[2] / "config" / "config.yaml"
@@ -187,9 +187,11 @@ def test_where_a_coder_has_too_few_latents_more_seeds_are_asked_for(written, tmp
         write_parquet(results / coder.at(SCORES, variant="trained") / "scores.parquet", table)
     row = one(judged("claims", coders, results, tmp_path), "fuzzing F1, weighted")
     assert row["verdict"] == "undecided"
-    most = len(counts_of(coders[0]))
+    latents = read_json(results / coders[0].at(SCORES, variant="trained") / "summary.json")["latents"]
+    most = latents["scored"] + latents["not_sampled"]
+    assert most < len(counts_of(coders[0]))
     assert units_to_resolve(Interval(row["difference"], row["low"], row["high"]), row["n"]) > most
-    assert f"all {most:,} latents of a coder would not resolve" in row["note"]
+    assert f"all {most:,} latents of a coder that can be scored would not resolve" in row["note"]
 
 
 def shifted(written, shifts: dict[tuple[str, int], float], spread: float = 0.0):
