@@ -101,13 +101,14 @@ class Task:
         """Pass SAVE on once something in the command has a handler, and wait; whether the command is to be put back for it."""
         if self._runs():
             self._warned_by = SAVE.name
-        pause = HANDLER_POLL_SECONDS
+        pause, look = HANDLER_POLL_SECONDS, 0.0
         while self._runs():
-            if self._has_handler():
-                self._pass_on(SAVE)
-                return self._wait() != 0 and self._warned_by == SAVE.name
-            time.sleep(pause)
-            pause = min(2 * pause, LONGEST_HANDLER_POLL_SECONDS)
+            if time.monotonic() >= look:
+                if self._has_handler():
+                    self._pass_on(SAVE)
+                    return self._wait() != 0 and self._warned_by == SAVE.name
+                look, pause = time.monotonic() + pause, min(2 * pause, LONGEST_HANDLER_POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
         return False
 
     def _wait(self) -> int:

@@ -46,16 +46,17 @@ def bootstrap(statistic: Statistic, units: int, *, resamples: int, seed: int) ->
 
 
 def ends(values: Float[np.ndarray, " resamples"], units: int) -> tuple[float, float]:
-    """The ends of the 95% interval of a statistic by its values in resamples of `units` units; NaN where none is defined.
+    """The ends of the 95% interval of a statistic by its values in resamples of `units` units; NaN of one unit.
 
-    Undefined values (NaN) are left out. Resampled means vary by n - 1 over n less than means do, and as a normal does and no
-    t: the percentiles are those that make up for both, Φ(∓√(n/(n-1)) t), 1.9% of 32 units and 2.4% of 200 in the place of 2.5%
-    (the expanded percentile interval, Hesterberg 2015). Of few and skewed units the interval is still too narrow.
+    Undefined values (NaN) are left out; where none is left, there are no ends. Resampled means vary by n - 1 over n less than
+    means do, and as a normal does and no t: the percentiles are those that make up for both, Φ(∓√(n/(n-1)) t), 1.9% of 32
+    units and 2.4% of 200 in the place of 2.5% (the expanded percentile interval, Hesterberg 2015). Of few and skewed units
+    the interval is still too narrow.
     """
     from scipy.special import ndtr, stdtrit  # slow to import, and of no use to those who come for Wilson's
 
     defined = values[~np.isnan(values)]
-    if not len(defined):
+    if units < 2 or not len(defined):
         return np.nan, np.nan
     tail = ndtr(np.sqrt(units / (units - 1)) * stdtrit(units - 1, (1 - LEVEL) / 2))
     low, high = np.quantile(defined, [tail, 1 - tail])

@@ -199,20 +199,26 @@ sys.exit(1)
     assert (tmp_path / "finished").exists()
 
 
-def test_handlers_are_looked_for_ever_more_rarely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_handlers_are_looked_for_ever_more_rarely_and_the_end_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task = Task("sleep 30", "token", tmp_path)
     task._start()
-    pauses: list[float] = []
+    now, looks = 0.0, []
 
     def sleep(seconds: float) -> None:
-        pauses.append(seconds)
-        if len(pauses) == 6:
+        nonlocal now
+        now += seconds
+        if now > 14:
             os.killpg(task._pid, signal.SIGKILL)
             os.waitid(os.P_PID, task._pid, os.WEXITED | os.WNOWAIT)
 
     monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(task, "_has_handler", lambda: looks.append(now))
     assert task.checkpoint() is None
-    assert pauses == [0.5, 1, 2, 4, 4, 4]
+    assert looks == pytest.approx([0, 0.5, 1.5, 3.5, 7.5, 11.5], abs=0.6)
+    assert now < 14.2
 
 
 def test_a_name_that_is_cut_inside_of_a_letter_disturbs_nothing(tmp_path: Path) -> None:

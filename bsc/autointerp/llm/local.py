@@ -75,7 +75,7 @@ class LocalModel:
             )
         except FAULTS as error:
             raise UserError(f"no model loads from {folder}: {reason(error, folder)}", where=where) from error
-        model: Any = pretrained(folder, where, dtype=resolve_dtype("auto", device()))
+        model: Any = pretrained(folder, f"{where}: {folder}", dtype=resolve_dtype("auto", device()))
         if tokenizer.chat_template is None:
             raise UserError(
                 "the model has no chat template", where=str(folder), fix="use one that was tuned to follow instructions"
