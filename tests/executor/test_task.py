@@ -62,6 +62,17 @@ def record_of(job: "submitit.Job[Any]") -> ExitRecord:
     return record
 
 
+def saved_and_finished(folder: Path, command: str, started: str) -> ExitRecord:
+    """The record of a job that is warned once the file `started` is there, saves its state, and in its second go finishes."""
+    job = submit(folder, f"{command} && touch finished")
+    wait_for((folder / started).exists)
+    os.kill(process_of(job), signal.SIGUSR2)
+    record = record_of(job)
+    assert (folder / "state").read_text() == "SIGUSR2"
+    assert (folder / "finished").exists()
+    return record
+
+
 def test_nothing_heavy_is_imported_before_the_command() -> None:
     check = (
         "import sys, snakemake_executor_plugin_submitit.task; "
@@ -91,12 +102,7 @@ def test_what_a_job_leaves(tmp_path: Path) -> None:
 
 def test_a_program_that_saves_is_put_back_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "saver.py").write_text(SAVER)
-    job = submit(tmp_path, f"{sys.executable} saver.py && touch finished")
-    wait_for((tmp_path / "ready").exists)
-    os.kill(process_of(job), signal.SIGUSR2)
-    record = record_of(job)
-    assert (tmp_path / "state").read_text() == "SIGUSR2"
-    assert (tmp_path / "finished").exists()
+    record = saved_and_finished(tmp_path, f"{sys.executable} saver.py", "ready")
     assert (record.exit_code, record.warned_by) == (0, None)  # of the second go
 
 
@@ -170,12 +176,7 @@ for step in range(40):
 
 def test_a_signal_waits_for_a_program_that_is_still_starting(tmp_path: Path) -> None:
     (tmp_path / "saver.py").write_text(SAVER.replace("state = ", "pathlib.Path('starting').touch(); time.sleep(2); state = "))
-    job = submit(tmp_path, f"{sys.executable} saver.py && touch finished")
-    wait_for((tmp_path / "starting").exists)
-    os.kill(process_of(job), signal.SIGUSR2)
-    record = record_of(job)
-    assert (tmp_path / "state").read_text() == "SIGUSR2"
-    assert (tmp_path / "finished").exists()
+    record = saved_and_finished(tmp_path, f"{sys.executable} saver.py", "starting")
     assert (record.exit_code, record.warned_by) == (0, None)
 
 
@@ -191,12 +192,7 @@ pathlib.Path("state").write_text(signal.sigwait({signal.SIGUSR2}).name)
 sys.exit(1)
 """
     (tmp_path / "waiter.py").write_text(program)
-    job = submit(tmp_path, f"{sys.executable} waiter.py && touch finished")
-    wait_for((tmp_path / "ready").exists)
-    os.kill(process_of(job), signal.SIGUSR2)
-    assert record_of(job).exit_code == 0
-    assert (tmp_path / "state").read_text() == "SIGUSR2"
-    assert (tmp_path / "finished").exists()
+    assert saved_and_finished(tmp_path, f"{sys.executable} waiter.py", "ready").exit_code == 0
 
 
 def test_handlers_are_looked_for_ever_more_rarely_and_the_end_all_the_time(
@@ -226,12 +222,8 @@ def test_a_name_that_is_cut_inside_of_a_letter_disturbs_nothing(tmp_path: Path) 
     named = tmp_path / "aaaaaaaaaaaaaa\u00e9"
     named.symlink_to("/bin/sleep")
     (tmp_path / "saver.py").write_text(SAVER)
-    job = submit(tmp_path, f"touch started; '{named}' 2; {sys.executable} saver.py && touch finished")
-    wait_for((tmp_path / "started").exists)
-    os.kill(process_of(job), signal.SIGUSR2)
-    assert record_of(job).exit_code == 0
-    assert (tmp_path / "state").read_text() == "SIGUSR2"
-    assert (tmp_path / "finished").exists()
+    command = f"touch started; '{named}' 2; {sys.executable} saver.py"
+    assert saved_and_finished(tmp_path, command, "started").exit_code == 0
 
 
 def test_a_command_that_fails_without_a_handler_is_not_put_back(tmp_path: Path) -> None:

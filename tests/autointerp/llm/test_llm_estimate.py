@@ -74,21 +74,26 @@ def test_without_a_language_model_it_says_so() -> None:
     assert "no language model is asked" in report([CONFIG])
 
 
+def with_latents(config: Path, world: World) -> tuple[Plan, paths.CoderId, dict[str, Path]]:
+    """The plan of a config, its one coder, and where its tokens, model and latents lie: seven, each of a token of its own."""
+    world.cache([lambda tokens, token=token: tokens == token for token in range(7)])
+    plan = Plan(load([config]))
+    (coder,) = plan.config.coder_ids
+    places = {"tokens": paths.TOKENS, "model": paths.MODEL, "latents": paths.LATENTS}
+    found = {name: Path(plan.config.results) / coder.at(pattern, variant="trained") for name, pattern in places.items()}
+    for name, folder in found.items():
+        shutil.copytree(world.root / name, folder)
+    return plan, coder, found
+
+
 @pytest.mark.parametrize("negatives", ["random", "cooccurring"])
 def test_in_the_middle_of_a_run_what_is_answered_is_known(config: Path, world: World, negatives: str) -> None:
     raw = yaml.safe_load(config.read_text())
     raw["autointerp"]["negatives"] = negatives
     config.write_text(yaml.safe_dump(raw))
-    world.cache([lambda tokens, token=token: tokens == token for token in range(7)])
-    plan = Plan(load([config]))
-    (coder,) = plan.config.coder_ids
-    results = Path(plan.config.results)
-    places = {"tokens": paths.TOKENS, "model": paths.MODEL, "latents": paths.LATENTS}
-    found = {name: results / coder.at(pattern, variant="trained") for name, pattern in places.items()}
-    for name, folder in found.items():
-        shutil.copytree(world.root / name, folder)
+    plan, coder, found = with_latents(config, world)
     explanations, scores = (
-        results / coder.at(paths.interpreted(pattern, "big"), variant="trained")
+        Path(plan.config.results) / coder.at(paths.interpreted(pattern, "big"), variant="trained")
         for pattern in (paths.EXPLANATIONS, paths.SCORES)
     )
     assert numbers(report([config]), "big explains")[:3] == [4, 4, 0]
@@ -111,15 +116,8 @@ def test_in_the_middle_of_a_run_what_is_answered_is_known(config: Path, world: W
 
 def test_explanations_of_another_draw_are_not_there(config: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are of an older version, which drew other latents and recorded no sampling weights."""
-    world.cache([lambda tokens, token=token: tokens == token for token in range(7)])
-    plan = Plan(load([config]))
-    (coder,) = plan.config.coder_ids
-    results = Path(plan.config.results)
-    places = {"tokens": paths.TOKENS, "model": paths.MODEL, "latents": paths.LATENTS}
-    found = {name: results / coder.at(pattern, variant="trained") for name, pattern in places.items()}
-    for name, folder in found.items():
-        shutil.copytree(world.root / name, folder)
-    explanations = results / coder.at(paths.interpreted(paths.EXPLANATIONS, "big"), variant="trained")
+    plan, coder, found = with_latents(config, world)
+    explanations = Path(plan.config.results) / coder.at(paths.interpreted(paths.EXPLANATIONS, "big"), variant="trained")
     drawn = census(LatentCache.open(found["latents"]), world.grid(windows_spec()), windows_spec(latents=4))
     taken = set(drawn.loc[drawn["status"] == "scored", "latent"])
     others = {*sorted(taken)[:1], *(set(range(7)) - taken)}
